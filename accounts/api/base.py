@@ -1,0 +1,48 @@
+"""The base of every DRF view of the API: who calls, with which scope, with which query.
+
+A view says for each of its methods which scope it needs and which query it takes; forgetting either is an error
+of the view's author that the structure tests find, not an open door.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.views import APIView
+
+from accounts.access import Caller
+from accounts.domain import Scope
+from common.api import NoQuery, read_query, validated
+
+
+class CallerView(APIView):
+    # No OPTIONS: it would describe the view to anybody.
+    http_method_names: ClassVar[list[str]] = ["get", "post", "put", "patch", "delete", "head"]
+
+    # The scope that each method needs; None: any caller.
+    scopes: ClassVar[Mapping[str, Scope | None]] = {}
+    # The query that a method takes; not named: none.
+    queries: ClassVar[Mapping[str, type[serializers.Serializer[Any]]]] = {}
+    # Methods open to keys that are bound to a customer or to metrics; the view then narrows what they see.
+    methods_for_bound_keys: ClassVar[frozenset[str]] = frozenset()
+
+    caller: Caller
+    query: dict[str, Any]
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        super().initial(request, *args, **kwargs)
+        self.caller = request.auth  # type: ignore[assignment]  # `CallerAuthentication` answers or raises
+        method = "GET" if request.method == "HEAD" else str(request.method)
+        if method not in self.allowed_methods:
+            return  # `dispatch` answers 405
+        if method not in self.methods_for_bound_keys:
+            self.caller.require_unbound()
+        scope = self.scopes[method]
+        if scope is not None:
+            self.caller.require(scope)
+        self.query = read_query(request.query_params, self.queries.get(method, NoQuery))
+
+    def read_body(self, serializer_class: type[serializers.Serializer[Any]], *, is_partial: bool = False) -> dict[str, Any]:
+        """Return the validated body; with `is_partial` only the fields that were sent."""
+        return validated(serializer_class(data=self.request.data, partial=is_partial))

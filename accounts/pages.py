@@ -1,0 +1,138 @@
+"""The frame of every page of an organization: who visits, what they may do, what the navigation offers.
+
+Pages of any app use `organization_page` and `render_page`. Owns no permission rule: `accounts.access` answers those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from django.contrib.auth.decorators import login_required
+from django.core.exceptions import PermissionDenied
+from django.forms import Form
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.urls import reverse
+from django.utils import timezone
+
+from accounts.access import Caller, caller_for_session
+from accounts.models import Organization, Scope
+from common.errors import ApplicationError, NotFound, PermissionRefused
+
+# Where `/` leads: the organization that this browser looked at last.
+LAST_ORGANIZATION = "last_organization_id"
+
+
+@dataclass(frozen=True, slots=True)
+class NavItem:
+    label: str
+    icon: str
+    url: str
+    is_current: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Shell:
+    """What surrounds the content: the organization, the person's other ones, the navigation, what is allowed."""
+
+    organization: Organization
+    organizations: list[Organization]
+    usage_items: list[NavItem]
+    settings_items: list[NavItem]
+    # Metrics, customers, corrections of events.
+    can_develop: bool
+    # Members, keys, settings, the audit log.
+    can_administer: bool
+
+
+# (section, label, icon, URL name). What a role may not open is not offered to it.
+USAGE_SECTIONS = (
+    ("metrics", "Metrics", "metrics", "metering:metric_list"),
+    ("customers", "Customers", "customers", "accounts:customer_list"),
+    ("events", "Events", "events", "metering:event_list"),
+    ("inbox", "Inbox", "inbox", "metering:inbox"),
+    ("catalogs", "Catalogs", "catalogs", "metering:catalog_list"),
+)
+SETTINGS_SECTIONS = (
+    ("members", "Members", "members", "accounts:member_list"),
+    ("projects", "Projects", "projects", "accounts:project_list"),
+)
+ADMIN_SECTIONS = (
+    ("keys", "API keys", "keys", "accounts:api_key_list"),
+    ("settings", "Settings", "settings", "accounts:organization_settings"),
+    ("audit", "Audit log", "audit", "accounts:audit_log"),
+)
+
+
+def organization_page(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+    """Give the view its `Caller` instead of the id in the URL, and the organization's time zone.
+
+    A foreign or absent organization is 404; what the services and queries refuse becomes the page that says so.
+    """
+
+    @login_required
+    @wraps(view)
+    def page(request: HttpRequest, organization_id: int, **arguments: Any) -> HttpResponse:
+        try:
+            caller = caller_for_session(request, organization_id)
+            if request.session.get(LAST_ORGANIZATION) != caller.organization.pk:
+                request.session[LAST_ORGANIZATION] = caller.organization.pk
+            with timezone.override(ZoneInfo(caller.organization.zone)):
+                return view(request, caller, **arguments)
+        except NotFound as error:
+            raise Http404(error.message) from error
+        except PermissionRefused as error:
+            raise PermissionDenied(error.message) from error
+        except ApplicationError as error:
+            return render(request, "common/refused.html", {"error": error}, status=error.status)
+
+    return page
+
+
+def render_page(
+    request: HttpRequest, caller: Caller, template: str, page: object, *, section: str, status: int = 200
+) -> HttpResponse:
+    """Render a template with its one context, `page`, inside the organization's frame."""
+    shell = get_shell(request, caller, section=section)
+    return render(request, template, {"shell": shell, "page": page}, status=status)
+
+
+def get_shell(request: HttpRequest, caller: Caller, *, section: str) -> Shell:
+    """One query: the organizations of the person."""
+    organizations = Organization.objects.filter(memberships__user_id=request.user.pk).order_by("name", "pk")
+    can_administer = caller.has(Scope.ADMIN)
+    settings_sections = SETTINGS_SECTIONS + (ADMIN_SECTIONS if can_administer else ())
+    return Shell(
+        organization=caller.organization,
+        organizations=list(organizations),
+        usage_items=_nav_items(USAGE_SECTIONS, caller.organization, section),
+        settings_items=_nav_items(settings_sections, caller.organization, section),
+        can_develop=caller.has(Scope.METRICS_WRITE),
+        can_administer=can_administer,
+    )
+
+
+def text_parameter(request: HttpRequest, name: str) -> str:
+    """Return a query parameter without what PostgreSQL cannot store in a text."""
+    return request.GET.get(name, "").replace("\x00", "").strip()
+
+
+def add_errors(form: Form, error: ApplicationError) -> None:
+    """Show a service's refusal in the form: at its fields where it names them, else above all."""
+    if not error.errors:
+        form.add_error(None, error.message)
+    for problem in error.errors:
+        form.add_error(problem.field if problem.field in form.fields else None, problem.message)
+
+
+def _nav_items(
+    sections: tuple[tuple[str, str, str, str], ...], organization: Organization, current: str
+) -> list[NavItem]:
+    return [
+        NavItem(label, icon, reverse(url_name, args=[organization.pk]), section == current)
+        for section, label, icon, url_name in sections
+    ]

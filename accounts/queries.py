@@ -1,0 +1,111 @@
+"""Reads of who-is-who. Everything but the invitation behind a token is asked for one organization."""
+
+from datetime import datetime
+from typing import Any
+
+from accounts.access import IDS, Caller, hash_secret
+from accounts.models import ApiKey, AuditEntry, Customer, Environment, Invitation, Membership, Organization, Project
+from common.errors import NotFound
+from common.models import TenantQuerySet
+
+
+def list_customers(caller: Caller) -> TenantQuerySet:
+    """The caller's customers: all of the organization, or the one that the key is bound to."""
+    customers = Customer.objects.for_organization(caller.organization)
+    return customers if caller.customer_id is None else customers.filter(pk=caller.customer_id)
+
+
+def get_customer(caller: Caller, external_id: str) -> Customer:
+    customer: Customer | None = list_customers(caller).filter(external_id=external_id).first()
+    if customer is None:
+        raise NotFound("There is no such customer.")
+    return customer
+
+
+def list_api_keys(organization: Organization) -> TenantQuerySet:
+    return ApiKey.objects.for_organization(organization).select_related("customer", "replaced_by")
+
+
+def get_api_key(organization: Organization, key_id: int) -> ApiKey:
+    return _get(list_api_keys(organization), key_id, "API key")
+
+
+def list_projects(organization: Organization) -> TenantQuerySet:
+    return Project.objects.for_organization(organization)
+
+
+def get_project(organization: Organization, key: str) -> Project:
+    project: Project | None = list_projects(organization).filter(key=key).first()
+    if project is None:
+        raise NotFound("There is no such project.")
+    return project
+
+
+def list_environments(organization: Organization, project: Project) -> TenantQuerySet:
+    return Environment.objects.for_organization(organization).filter(project=project).select_related("project")
+
+
+def get_environment(organization: Organization, project_key: str, key: str) -> Environment:
+    environment: Environment | None = (
+        Environment.objects.for_organization(organization)
+        .filter(project__key=project_key, key=key)
+        .select_related("project")
+        .first()
+    )
+    if environment is None:
+        raise NotFound("There is no such environment.")
+    return environment
+
+
+def list_members(organization: Organization) -> TenantQuerySet:
+    return Membership.objects.for_organization(organization).select_related("user")
+
+
+def get_member(organization: Organization, member_id: int) -> Membership:
+    return _get(list_members(organization), member_id, "member")
+
+
+def list_invitations(organization: Organization) -> TenantQuerySet:
+    """All invitations, also settled ones: the state says which."""
+    return Invitation.objects.for_organization(organization)
+
+
+def list_open_invitations(organization: Organization, *, now: datetime) -> TenantQuerySet:
+    return list_invitations(organization).filter(
+        accepted_at__isnull=True, revoked_at__isnull=True, expires_at__gt=now
+    )
+
+
+def get_invitation(organization: Organization, invitation_id: int) -> Invitation:
+    return _get(list_invitations(organization), invitation_id, "invitation")
+
+
+def find_open_invitation(token: str, *, now: datetime) -> Invitation | None:
+    """The invitation behind a token, of whichever organization, unless it is used, withdrawn or expired."""
+    if not token.isascii():
+        return None
+    return (
+        Invitation.objects.all_tenants()
+        .select_related("organization")
+        .filter(
+            token_hash=hash_secret(token), accepted_at__isnull=True, revoked_at__isnull=True, expires_at__gt=now
+        )
+        .first()
+    )
+
+
+def has_open_invitation(email: str, *, now: datetime) -> bool:
+    """Tell whether any organization waits for this address."""
+    invitations = Invitation.objects.all_tenants().filter(email=email.lower(), expires_at__gt=now)
+    return invitations.filter(accepted_at__isnull=True, revoked_at__isnull=True).exists()
+
+
+def list_audit_entries(organization: Organization) -> TenantQuerySet:
+    return AuditEntry.objects.for_organization(organization)
+
+
+def _get(rows: TenantQuerySet, row_id: int, noun: str) -> Any:
+    row = rows.filter(pk=row_id).first() if row_id in IDS else None
+    if row is None:
+        raise NotFound(f"There is no such {noun}.")
+    return row

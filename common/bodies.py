@@ -1,0 +1,121 @@
+"""Request bodies: read, decompressed and decoded within bounds, whatever the sender claims about them.
+
+Every number with a fraction or an exponent becomes a `Decimal`; nothing passes through a float.
+"""
+
+import gzip
+import io
+import re
+import zlib
+from decimal import Decimal
+from typing import Any, Protocol
+
+import msgspec
+import zstandard
+from django.http import HttpRequest, UnreadablePostError
+
+from common.errors import BadRequest, FieldError, InvalidInput, TooLarge, UnsupportedMediaType
+
+ACCEPTED_ENCODINGS = "gzip, zstd, identity"
+
+_json = msgspec.json.Decoder(float_hook=Decimal)
+_BYTE_POSITION = re.compile(r"byte (\d+)")
+
+
+class ReadableStream(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+def read_body(request: HttpRequest, *, max_bytes: int, stream: ReadableStream | None = None) -> bytes:
+    """Return the body, decompressed as `Content-Encoding` says; neither form may exceed `max_bytes`.
+
+    Never holds more than `max_bytes` of either form. Raises `TooLarge`, `BadRequest` for data that does not
+    decompress, `UnsupportedMediaType` for another encoding.
+    """
+    if int(request.headers.get("Content-Length") or 0) > max_bytes:
+        raise _too_large(max_bytes)
+    try:
+        body = (stream or request).read(max_bytes + 1)
+    except UnreadablePostError:
+        raise BadRequest("The connection ended before the body did.", code="incomplete_body") from None
+    if len(body) > max_bytes:
+        raise _too_large(max_bytes)
+    return decompress(body, request.headers.get("Content-Encoding", ""), max_bytes=max_bytes)
+
+
+def decompress(body: bytes, encoding: str, *, max_bytes: int) -> bytes:
+    match encoding.strip().lower():
+        case "" | "identity":
+            return body
+        case "gzip" | "x-gzip":
+            return _decompress_gzip(body, max_bytes)
+        case "zstd":
+            return _decompress_zstd(body, max_bytes)
+    raise UnsupportedMediaType(
+        f"Content-Encoding {encoding[:50]!r} is not understood; send gzip, zstd or none.",
+        code="unsupported_encoding",
+        headers={"Accept-Encoding": ACCEPTED_ENCODINGS},
+    )
+
+
+def _decompress_gzip(body: bytes, max_bytes: int) -> bytes:
+    """Decompress one or several gzip members, as `gzip -c` appends them."""
+    try:
+        content = gzip.GzipFile(fileobj=io.BytesIO(body)).read(max_bytes + 1)
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        raise _not_compressed("gzip") from None
+    if len(content) > max_bytes:
+        raise _too_large(max_bytes)
+    return content
+
+
+def _decompress_zstd(body: bytes, max_bytes: int) -> bytes:
+    """Decompress exactly one frame.
+
+    Twice on purpose: the reader bounds the memory but takes a frame that was cut short for a whole one; the
+    decompression object notices the cut but has no bound.
+    """
+    decompressor = zstandard.ZstdDecompressor()
+    try:
+        if len(decompressor.stream_reader(body).read(max_bytes + 1)) > max_bytes:
+            raise _too_large(max_bytes)
+        frame = decompressor.decompressobj()
+        content = frame.decompress(body)
+    except zstandard.ZstdError:
+        raise _not_compressed("zstd") from None
+    if not frame.eof or frame.unused_data:
+        raise _not_compressed("zstd")
+    return content
+
+
+def decode_json(body: bytes) -> Any:
+    """Decode any JSON value. Raises `BadRequest` with the byte position where it stops being JSON."""
+    try:
+        return _json.decode(body)
+    except msgspec.ValidationError as error:
+        raise InvalidInput.of("body", str(error), "number_out_of_range") from None
+    except UnicodeDecodeError as error:
+        raise malformed_json("not valid UTF-8", error.start) from None
+    except msgspec.DecodeError as error:
+        position = _BYTE_POSITION.search(str(error))
+        # Without a position the decoder ran into the end (or into half of a surrogate pair).
+        raise malformed_json(str(error), int(position[1]) if position else len(body)) from None
+    except RecursionError:
+        raise malformed_json("nested too deeply") from None
+
+
+def malformed_json(reason: str, position: int | None = None) -> BadRequest:
+    return BadRequest(
+        f"The body is not valid JSON: {reason}.",
+        code="malformed_json",
+        errors=[FieldError("body", "malformed_json", reason)],
+        extra={} if position is None else {"position": position},
+    )
+
+
+def _too_large(max_bytes: int) -> TooLarge:
+    return TooLarge(f"The body exceeds {max_bytes} bytes, as sent or decompressed.", code="body_too_large")
+
+
+def _not_compressed(encoding: str) -> BadRequest:
+    return BadRequest(f"The body is not whole, valid {encoding}.", code="malformed_compression")

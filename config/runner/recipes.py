@@ -1,0 +1,98 @@
+"""The commands of our own processes: web, stream, worker, beat, and the two that run once."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from signal import SIGKILL
+from subprocess import Popen
+
+from config.env import BASE_DIR
+from config.processes import spawn
+from config.runner.child import Recipe
+from config.runner.plan import Plan
+
+STREAM_BACKLOG = 4096
+
+
+def child_environment(plan: Plan, services: Mapping[str, str]) -> dict[str, str]:
+    return {
+        **os.environ,
+        **services,
+        "DJANGO_SETTINGS_MODULE": os.environ.get("DJANGO_SETTINGS_MODULE", "config.settings.base"),
+        "METERBOOK_DATA_DIR": str(plan.data_dir),
+        "PORT": str(plan.port),
+        "METERBOOK_STREAM_PORT": str(plan.stream_port),
+        "PROMETHEUS_MULTIPROC_DIR": str(metrics_dir(plan)),
+        "PYTHONUNBUFFERED": "1",
+        # glibc keeps a heap per thread otherwise, which doubles the memory of a threaded process.
+        "MALLOC_ARENA_MAX": os.environ.get("MALLOC_ARENA_MAX", "2"),
+    }
+
+
+def metrics_dir(plan: Plan) -> Path:
+    return plan.data_dir / "run" / "metrics"
+
+
+def web(plan: Plan, environment: Mapping[str, str]) -> Recipe:
+    command = [
+        *_granian(plan.host, plan.port, interface="wsgi"),
+        *("--workers", str(plan.web_workers), "--blocking-threads", str(plan.web_threads)),
+        # Each thread keeps its database connection: an idle one should live long enough to be worth it.
+        *("--blocking-threads-idle-timeout", "600", "--workers-kill-timeout", "10"),
+        "config.wsgi:application",
+    ]
+    return _recipe("web", command, environment, grace_seconds=15)
+
+
+def stream(plan: Plan, environment: Mapping[str, str]) -> Recipe:
+    command = [
+        *_granian(plan.host, plan.stream_port, interface="asgi"),
+        *("--workers", "1", "--loop", "asyncio", "--backlog", str(STREAM_BACKLOG), "--workers-kill-timeout", "3"),
+        "config.asgi:application",
+    ]
+    return _recipe("stream", command, environment, grace_seconds=6)
+
+
+def worker(plan: Plan, environment: Mapping[str, str]) -> Recipe:
+    command = [
+        *_celery("worker"),
+        *("--pool", "threads", "--concurrency", str(plan.worker_threads)),
+        *("--without-gossip", "--without-mingle"),
+    ]
+    # A task under way may finish; one that does not is run again, since tasks are acknowledged late.
+    return _recipe("worker", command, environment, grace_seconds=30)
+
+
+def beat(plan: Plan, environment: Mapping[str, str]) -> Recipe:
+    schedule = plan.data_dir / "run" / "beat-schedule"
+    return _recipe("beat", [*_celery("beat"), "--schedule", str(schedule), "--pidfile="], environment)
+
+
+def preparation(environment: Mapping[str, str]) -> Recipe:
+    return _recipe("meterbook", [sys.executable, "-m", "config.runner.prepare"], environment)
+
+
+def demo(plan: Plan, environment: Mapping[str, str]) -> Recipe:
+    command = [sys.executable, "-m", "config.runner.demo", "--url", plan.address]
+    return _recipe("demo", command, environment, grace_seconds=5)
+
+
+def _granian(host: str, port: int, *, interface: str) -> list[str]:
+    return [
+        *(sys.executable, "-m", "granian", "--interface", interface, "--host", host, "--port", str(port)),
+        *("--http", "1", "--no-ws", "--respawn-failed-workers", "--log-level", "warning"),
+    ]
+
+
+def _celery(action: str) -> list[str]:
+    return [sys.executable, "-m", "celery", "--quiet", "--app", "config.worker", action, "--loglevel", "WARNING"]
+
+
+def _recipe(name: str, command: Sequence[str], environment: Mapping[str, str], grace_seconds: float = 10) -> Recipe:
+    return Recipe(name, partial(_start, command, environment), grace_seconds=grace_seconds)
+
+
+def _start(command: Sequence[str], environment: Mapping[str, str], output: int) -> "Popen[bytes]":
+    return spawn(command, parent_death_signal=SIGKILL, environment=environment, output=output, directory=BASE_DIR)

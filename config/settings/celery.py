@@ -1,0 +1,32 @@
+"""Celery: the broker is Redis; every task is idempotent, acknowledged late, and scheduled here alone."""
+
+from urllib.parse import parse_qs, urlsplit
+
+from config.settings.database import REDIS_URL
+
+
+def broker_url(redis_url: str) -> str:
+    """Return the URL as Celery spells it: a Unix socket is `redis+socket://` there, `unix://` for all others."""
+    parts = urlsplit(redis_url)
+    if parts.scheme != "unix":
+        return redis_url
+    number = parse_qs(parts.query).get("db", ["0"])[0]
+    return f"redis+socket://{parts.path}?virtual_host={number}"
+
+
+CELERY_BROKER_URL = broker_url(REDIS_URL)
+CELERY_RESULT_BACKEND = None
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_ACKS_LATE = True
+CELERY_TASK_REJECT_ON_WORKER_LOST = True
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 600}
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_TIMEZONE = "UTC"
+
+CELERY_BEAT_SCHEDULE = {
+    # The sweep is the safety net: ingest wakes the worker itself, but a wake-up is lost when Redis is away.
+    "metering.sweep_pending_batches": {"task": "metering.sweep_pending_batches", "schedule": 2.0},
+    "metering.prune_expired_rows": {"task": "metering.prune_expired_rows", "schedule": 3600.0},
+}

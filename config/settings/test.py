@@ -1,0 +1,5 @@
+"""Overrides for the test run; the embedded servers are started by `tests/conftest.py`."""
+
+from config.settings.base import *  # noqa: F403
+
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # speed only; Argon2 has its own test

@@ -1,0 +1,18 @@
+"""URL map: each app brings its own."""
+
+from django.contrib import admin
+from django.urls import include, path
+
+from config import health, streams
+
+urlpatterns = [
+    path("health/live", health.live, name="health-live"),
+    path("health/ready", health.ready, name="health-ready"),
+    path("metrics", health.metrics, name="metrics"),
+    path("admin/", admin.site.urls),
+    path("accounts/", include("allauth.urls")),
+    # Before the API's own routes: `stream` is not an idempotency key.
+    path("v1/events/stream", streams.redirect_to_stream, name="event-stream"),
+    path("v1/", include("accounts.api.urls")),
+    path("v1/", include("metering.api.urls")),
+]

@@ -1,0 +1,1 @@
+"""Thin adapters from other systems' wire formats to `IncomingEvent`. None of them counts."""

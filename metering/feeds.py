@@ -1,0 +1,61 @@
+"""The compiled view of an organization's metrics that ingest consults, cached per process.
+
+The cache is keyed by the organization's `metrics_version`, which every change of its metrics increases; a
+request learns the current version with its API key, and the ingest transaction checks it again under the fence.
+"""
+
+from dataclasses import dataclass
+from threading import Lock
+
+from accounts.models import Organization
+from metering.admission import FeedPlan
+from metering.models import Feed, Metric
+
+MAX_CACHED_ORGANIZATIONS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class FeedBook:
+    """The feeds of one organization at one version, by event type."""
+
+    version: int
+    plans: dict[str, FeedPlan]
+
+
+_books: dict[int, FeedBook] = {}
+_lock = Lock()
+
+
+def get_feed_book(organization: Organization) -> FeedBook:
+    """Return the book for the organization's `metrics_version`. Two queries when the version is new, else none."""
+    book = _books.get(organization.pk)
+    if book is None or book.version != organization.metrics_version:
+        book = _load(organization)
+        with _lock:
+            if len(_books) >= MAX_CACHED_ORGANIZATIONS:
+                _books.pop(next(iter(_books)))
+            _books[organization.pk] = book
+    return book
+
+
+def _load(organization: Organization) -> FeedBook:
+    version = organization.metrics_version
+    by_type: dict[str, list[Metric]] = {}
+    active = Metric.objects.for_organization(organization).filter(archived_at__isnull=True).order_by("pk")
+    for metric in active:
+        by_type.setdefault(metric.event_type, []).append(metric)
+    feeds = {
+        (feed.event_type, tuple(feed.metric_ids)): feed.pk
+        for feed in Feed.objects.for_organization(organization).filter(event_type__in=by_type)
+    }
+    plans = {
+        event_type: FeedPlan.of(feeds[event_type, tuple(metric.pk for metric in metrics)], metrics)
+        for event_type, metrics in by_type.items()
+    }
+    return FeedBook(version, plans)
+
+
+def list_feed_ids(metric: Metric) -> list[int]:
+    """Return all feeds that ever fed the metric: an event counts in it exactly if its feed is among them."""
+    feeds = Feed.objects.for_organization(metric.organization_id).filter(metric_ids__contains=[metric.pk])
+    return list(feeds.values_list("pk", flat=True))

@@ -1,0 +1,37 @@
+"""Reads of metering; `usage` is the only place where a usage number is computed."""
+
+from metering.queries.events import EventRow, find_event, list_events, list_inbox
+from metering.queries.metrics import get_metric, list_active_metrics
+from metering.queries.usage import (
+    BreakdownRow,
+    Point,
+    SeriesLine,
+    Usage,
+    UsageSeries,
+    current_period,
+    get_series,
+    get_usage,
+    list_breakdown,
+    period_of_month,
+    previous_period,
+)
+
+__all__ = [
+    "BreakdownRow",
+    "EventRow",
+    "Point",
+    "SeriesLine",
+    "Usage",
+    "UsageSeries",
+    "current_period",
+    "find_event",
+    "get_metric",
+    "get_series",
+    "get_usage",
+    "list_active_metrics",
+    "list_breakdown",
+    "list_events",
+    "list_inbox",
+    "period_of_month",
+    "previous_period",
+]

@@ -1,0 +1,18 @@
+"""Reads of metric definitions."""
+
+from accounts.models import Organization
+from common.errors import NotFound
+from common.models import TenantQuerySet
+from metering.models import Metric
+
+
+def get_metric(*, organization: Organization, code: str) -> Metric:
+    """Return the metric, archived or not. Raises `NotFound`, for a foreign code like for an absent one."""
+    metric = None if "\x00" in code else Metric.objects.for_organization(organization).filter(code=code).first()
+    if metric is None:
+        raise NotFound("There is no such metric.")
+    return metric
+
+
+def list_active_metrics(*, organization: Organization) -> TenantQuerySet:
+    return Metric.objects.for_organization(organization).filter(archived_at__isnull=True).order_by("code")

@@ -1,0 +1,141 @@
+"""Asynchronous ingest: events wait in a durable Redis stream until the worker stores them.
+
+Loss window: Redis writes its log to disk every second (`appendfsync everysec`), so a crash of the machine, not of a
+process, can lose the last second of what was answered with 202. The worker acknowledges an entry after the commit;
+an entry that it stored but did not acknowledge is stored again as duplicates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import groupby
+from typing import Any
+
+import msgspec
+import structlog
+from redis import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from accounts.models import Organization
+from common.errors import Unavailable
+from common.redis import redis_client
+from metering.admission import EventError
+from metering.domain import MAX_BATCH_EVENTS
+from metering.incoming import IncomingEvent, QueuedEvent
+from metering.services.inbox import keep_unmatched
+from metering.services.ingest import IngestLimits, check_batch_size, examine_events, ingest_events
+from metering.services.wake import clear_drain_mark, wake_drain
+
+STREAM = "meterbook:async-events"
+GROUP, CONSUMER = "drain", "worker"
+# Back-pressure instead of memory growth: beyond so many waiting requests the sender is asked to wait.
+MAX_WAITING_ENTRIES = 20_000
+READ_ENTRIES = 200
+
+logger = structlog.get_logger(__name__)
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(list[QueuedEvent])
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """The answer to an asynchronous request: what waits now, and what was refused at once."""
+
+    accepted: int
+    errors: list[EventError]
+
+
+def accept_events(
+    *, organization: Organization, events: Sequence[Any], now: datetime, limits: IngestLimits | None = None
+) -> Acceptance:
+    """Examine the events and queue the good ones. Raises `Unavailable` when Redis is away or the queue is full."""
+    check_batch_size(events)
+    admitted, errors, _ = examine_events(organization=organization, events=events, now=now, limits=limits)
+    if organization.is_unmatched_kept:
+        keep_unmatched(organization=organization, events=events, errors=errors, now=now)
+    if admitted:
+        queued = [_to_queued(events[event.index], now) for event in admitted]
+        _append({"organization": organization.pk, "events": _encoder.encode(queued)})
+        wake_drain()
+    return Acceptance(len(admitted), errors)
+
+
+def _to_queued(event: IncomingEvent, now: datetime) -> QueuedEvent:
+    return QueuedEvent(**msgspec.structs.asdict(event), arrived_at=now)
+
+
+def _append(entry: dict[str, Any]) -> None:
+    try:
+        client = redis_client()
+        if client.xlen(STREAM) >= MAX_WAITING_ENTRIES:
+            raise Unavailable("Too many events wait to be stored.", code="queue_full", headers={"Retry-After": "1"})
+        client.xadd(STREAM, entry)
+    except RedisError:
+        raise Unavailable(
+            "The queue for asynchronous events is not reachable; nothing was taken. Retry, or send with durability=sync.",
+            headers={"Retry-After": "1"},
+        ) from None
+
+
+def drain_queue(*, now: datetime) -> int:
+    """Store what waits in the queue; return how many events were taken off it. One drain at a time, by its lock."""
+    client = redis_client()
+    with client.lock("meterbook:drain-lock", timeout=120, blocking_timeout=0.1):
+        clear_drain_mark()
+        _ensure_group(client)
+        drained = 0
+        # First what an interrupted drain left unacknowledged, then what is new.
+        for position in ("0", ">"):
+            while entries := _read(client, position):
+                drained += _store(client, entries, now)
+    return drained
+
+
+def count_waiting() -> int:
+    return int(redis_client().xlen(STREAM))
+
+
+def _ensure_group(client: Redis) -> None:
+    try:
+        client.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
+    except ResponseError as error:
+        if "BUSYGROUP" not in str(error):
+            raise
+
+
+def _read(client: Redis, position: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    answer: Any = client.xreadgroup(GROUP, CONSUMER, {STREAM: position}, count=READ_ENTRIES)
+    # RESP2 answers a list of pairs, RESP3 a mapping.
+    streams = answer.items() if isinstance(answer, dict) else answer or []
+    for _, entries in streams:
+        flat = entries[0] if entries and isinstance(entries[0], list) else entries
+        return list(flat)
+    return []
+
+
+def _store(client: Redis, entries: list[tuple[bytes, dict[bytes, bytes]]], now: datetime) -> int:
+    ordered = sorted(entries, key=lambda entry: int(entry[1][b"organization"]))
+    drained = 0
+    for organization_id, group in groupby(ordered, key=lambda entry: int(entry[1][b"organization"])):
+        members = list(group)
+        organization = Organization.objects.get(pk=organization_id)
+        events = [event for _, fields in members for event in _decoder.decode(fields[b"events"])]
+        for first in range(0, len(events), MAX_BATCH_EVENTS):
+            _store_batch(organization, events[first : first + MAX_BATCH_EVENTS], now)
+        ids = [entry_id for entry_id, _ in members]
+        client.xack(STREAM, GROUP, *ids)
+        client.xdel(STREAM, *ids)
+        drained += len(events)
+    return drained
+
+
+def _store_batch(organization: Organization, events: Sequence[QueuedEvent], now: datetime) -> None:
+    result = ingest_events(organization=organization, events=events, now=now)
+    if result.errors:
+        # Nobody is left to tell, so what was refused since its acceptance waits in the inbox.
+        codes = frozenset(error.code for error in result.errors)
+        keep_unmatched(organization=organization, events=events, errors=result.errors, now=now, codes=codes)
+        logger.warning("async_events_refused", organization=organization.pk, count=len(result.errors))

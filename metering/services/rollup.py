@@ -1,0 +1,100 @@
+"""The rollup worker's work: add pending batches to the rollups, exactly once.
+
+One transaction claims batches, adds their events, and marks them rolled; a crash anywhere undoes all three. The
+organization's rollup lock keeps two workers, a void and a rebuild from touching the same rows at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from django.db import transaction
+
+from common.telemetry import ROLLUP_BATCHES, ROLLUP_EVENTS
+from metering.domain import DAY, floor_time
+from metering.models import Aggregation, Feed, Horizon, Metric
+from metering.services.wake import clear_rollup_mark
+from metering.sql import member_sets, roll_up
+
+# A chunk is large enough that the cost per statement vanishes and small enough that a read which waits for
+# nothing still finds a short tail, and that a void waits a fraction of a second for the lock.
+MAX_CHUNK_EVENTS = 50_000
+MAX_CHUNK_BATCHES = 1_000
+# Minute rollups serve the charts of the last hours; older ranges cut hours and read at most two raw edges.
+MINUTE_RETENTION = timedelta(days=3)
+
+
+class RollupBusy(Exception):
+    """Another worker, a void or a rebuild holds the organization's rollups; come back in a moment."""
+
+
+@dataclass(slots=True)
+class RolledUp:
+    """What one call did, for the log and for whoever evaluates the changes."""
+
+    batches: int = 0
+    events: int = 0
+    changed: set[roll_up.Changed] = field(default_factory=set)
+
+
+def roll_up_organization(*, organization_id: int, now: datetime) -> RolledUp:
+    """Roll up everything that is pending when the call starts to look. Raises `RollupBusy` if the lock is taken."""
+    rolled = RolledUp()
+    clear_rollup_mark(organization_id=organization_id)
+    while roll_up_chunk(organization_id=organization_id, now=now, rolled=rolled):
+        pass
+    return rolled
+
+
+@transaction.atomic
+def roll_up_chunk(*, organization_id: int, now: datetime, rolled: RolledUp) -> bool:
+    """Add one chunk of pending batches; return whether more may wait."""
+    if not roll_up.try_lock(organization_id=organization_id):
+        raise RollupBusy
+    batches = roll_up.claim_batches(
+        organization_id=organization_id, max_batches=MAX_CHUNK_BATCHES, max_events=MAX_CHUNK_EVENTS
+    )
+    if not batches:
+        return False
+    batch_ids = [batch.id for batch in batches]
+    feed_ids = {feed_id for batch in batches for feed_id in batch.feed_ids}
+    minutes_from = ensure_horizon(organization_id=organization_id, now=now).minutes_from
+
+    metrics = _metrics_of_feeds(organization_id, feed_ids)
+    roll_up.create_stage()
+    for metric, its_feeds in metrics:
+        roll_up.stage_metric(metric=metric, batch_ids=batch_ids, feed_ids=its_feeds, minutes_from=minutes_from)
+    roll_up.create_series(organization_id=organization_id)
+    roll_up.upsert_rollups(organization_id=organization_id, minutes_from=minutes_from)
+    for metric, its_feeds in metrics:
+        if metric.aggregation == Aggregation.COUNT_UNIQUE:
+            member_sets.add_batches(metric=metric, batch_ids=batch_ids, feed_ids=its_feeds)
+    rolled.changed.update(roll_up.list_changed())
+    roll_up.mark_rolled(organization_id=organization_id, batch_ids=batch_ids, now=now)
+
+    events = sum(batch.event_count for batch in batches)
+    rolled.batches += len(batches)
+    rolled.events += events
+    ROLLUP_BATCHES.inc(len(batches))
+    ROLLUP_EVENTS.inc(events)
+    return True
+
+
+def ensure_horizon(*, organization_id: int, now: datetime) -> Horizon:
+    """Return the organization's horizon, created before its first rollup so that minutes are complete from there."""
+    horizon, _ = Horizon.objects.get_or_create(
+        organization_id=organization_id, defaults={"minutes_from": floor_time(now - MINUTE_RETENTION, DAY)}
+    )
+    return horizon
+
+
+def _metrics_of_feeds(organization_id: int, feed_ids: set[int]) -> Sequence[tuple[Metric, list[int]]]:
+    """Return every metric that the feeds name, with those of the feeds that name it; archived metrics too."""
+    feeds_of_metric: dict[int, list[int]] = {}
+    for feed in Feed.objects.for_organization(organization_id).filter(pk__in=feed_ids):
+        for metric_id in feed.metric_ids:
+            feeds_of_metric.setdefault(metric_id, []).append(feed.pk)
+    metrics = Metric.objects.for_organization(organization_id).filter(pk__in=feeds_of_metric).order_by("pk")
+    return [(metric, feeds_of_metric[metric.pk]) for metric in metrics]

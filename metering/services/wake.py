@@ -1,0 +1,48 @@
+"""Telling the worker that there is something to do, at most one waking task per organization at a time.
+
+A mark in Redis debounces: the first commit after the worker looked sets it and publishes a task; the worker
+removes it before it looks. A commit is thus either seen by the look or publishes anew. When Redis is away the
+beat's sweep finds the work instead; ingest never fails for a lost wake-up.
+"""
+
+import structlog
+from celery import current_app
+from django.db import transaction
+from kombu.exceptions import OperationalError as BrokerError
+from redis.exceptions import RedisError
+
+from common.redis import redis_client
+
+logger = structlog.get_logger(__name__)
+
+ROLL_UP_TASK = "metering.roll_up_organization"
+DRAIN_TASK = "metering.drain_async_events"
+# A mark whose task was lost expires by itself; the sweep has long done its work by then.
+MARK_MILLISECONDS = 10_000
+
+
+def wake_rollup(*, organization_id: int) -> None:
+    """Publish a rollup of the organization after the current transaction commits, unless one is on its way."""
+    transaction.on_commit(lambda: _publish_once(f"wake:rollup:{organization_id}", ROLL_UP_TASK, [organization_id]))
+
+
+def wake_drain() -> None:
+    """Publish a drain of the asynchronous events, unless one is on its way."""
+    _publish_once("wake:drain", DRAIN_TASK, [])
+
+
+def clear_rollup_mark(*, organization_id: int) -> None:
+    """Let the next commit wake the worker again. Call before looking for work, never after."""
+    redis_client().delete(f"wake:rollup:{organization_id}")
+
+
+def clear_drain_mark() -> None:
+    redis_client().delete("wake:drain")
+
+
+def _publish_once(mark: str, task: str, arguments: list[int]) -> None:
+    try:
+        if redis_client().set(mark, 1, nx=True, px=MARK_MILLISECONDS):
+            current_app.send_task(task, args=arguments, retry=False)
+    except (RedisError, BrokerError) as error:
+        logger.warning("wake_up_lost", task=task, reason=str(error))

@@ -1,0 +1,76 @@
+"""What one metric makes of an event row, as SQL: its quantity, its member, its dimensions, and whether it is fed.
+
+The only translation of a metric's definition into SQL; rollups, recounts and raw reads all use it, so that they
+cannot disagree. The event's table alias is `event`. Admission guarantees that the casts succeed.
+"""
+
+from collections.abc import Sequence
+
+from psycopg.sql import SQL, Composable, Composed, Literal
+
+from metering.models import Aggregation, Metric
+
+OTHER = "(other)"
+
+NULL = SQL("NULL")
+NUMERIC_NULL = SQL("NULL::numeric")
+
+
+def quantity(metric: Metric) -> Composable:
+    """Return the number that the metric aggregates, or SQL NULL where it counts members."""
+    if metric.aggregation == Aggregation.COUNT_UNIQUE:
+        return NUMERIC_NULL
+    if metric.aggregation == Aggregation.COUNT:
+        return SQL("1::numeric") if metric.value_property else SQL("COALESCE(event.value, 1)")
+    if metric.value_property:
+        return SQL("(event.properties ->> {})::numeric").format(Literal(metric.value_property))
+    return SQL("event.value")
+
+
+def member(metric: Metric) -> Composable:
+    if metric.aggregation != Aggregation.COUNT_UNIQUE:
+        return SQL("NULL::text")
+    if metric.value_property:
+        return SQL("(event.properties ->> {})").format(Literal(metric.value_property))
+    return SQL("event.member")
+
+
+def is_fed(metric: Metric) -> Composable:
+    """Return the condition under which an event of one of the metric's feeds counts in it."""
+    if metric.aggregation == Aggregation.COUNT_UNIQUE:
+        return SQL("{} IS NOT NULL").format(member(metric))
+    if metric.value_property:
+        return SQL("jsonb_exists(event.properties, {})").format(Literal(metric.value_property))
+    if metric.aggregation == Aggregation.COUNT:
+        return SQL("TRUE")
+    return SQL("event.value IS NOT NULL")
+
+
+def dimension(metric: Metric, key: str) -> Composable:
+    """Return the text under which the event groups in one dimension: null when absent, `(other)` when not listed."""
+    values = next(entry.get("values") for entry in metric.dimensions if entry["key"] == key)
+    text = SQL("(event.properties ->> {})").format(Literal(key))
+    if not values:
+        return text
+    return SQL("CASE WHEN {text} IS NULL OR {text} = ANY({values}) THEN {text} ELSE {other} END").format(
+        text=text, values=Literal(list(values)), other=Literal(OTHER)
+    )
+
+
+def dimensions(metric: Metric) -> Composable:
+    """Return the values of all dimensions in the metric's order, as an array; NULL for a metric without any."""
+    if not metric.dimensions:
+        return SQL("NULL::text[]")
+    parts = [dimension(metric, entry["key"]) for entry in metric.dimensions]
+    return SQL("ARRAY[{}]::text[]").format(SQL(", ").join(parts))
+
+
+def dimension_position(metric: Metric, key: str) -> int:
+    """Return the one-based place of a dimension in a series' array. Raises `StopIteration` if it is not declared."""
+    return next(place for place, entry in enumerate(metric.dimensions, start=1) if entry["key"] == key)
+
+
+def conjunction(conditions: Sequence[Composable]) -> Composed:
+    return SQL(" AND ").join(conditions) if conditions else Composed([SQL("TRUE")])
+
+

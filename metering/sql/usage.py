@@ -1,0 +1,319 @@
+"""The reads behind every usage number: cells per group and bucket, and members per group and piece of time.
+
+Each statement sees one snapshot in which an event is either in the rollups (its batch is rolled) or in the tail
+(its batch is pending), never in both: that is what makes a read exact without waiting for the worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from django.db import connection
+from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
+
+from metering.domain import Cut, Span
+from metering.models import Metric
+from metering.sql import expressions
+
+CUSTOMER = "customer"
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which events of one metric a read is about. `customer_ids` None: all. Filters: AND over keys, OR within."""
+
+    metric: Metric
+    feed_ids: Sequence[int]
+    customer_ids: Sequence[int] | None = None
+    filters: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    # Dimensions to split by, in order; the customer is always among the cells' columns if `is_per_customer`.
+    group_by: Sequence[str] = ()
+    is_per_customer: bool = False
+    # Only what was known then; such a read uses raw events alone.
+    as_of: datetime | None = None
+
+    @property
+    def uses_dimensions(self) -> bool:
+        """Whether the read needs the combinations of dimensions or the customers' totals suffice."""
+        return bool(self.filters or self.group_by)
+
+
+class CellRow(NamedTuple):
+    """One row per customer (if asked for), group and bucket that holds events. `bucket` is one-based."""
+
+    customer_id: int | None
+    group: list[str | None]
+    bucket: int
+    count: int
+    sum: Decimal | None
+    min: Decimal | None
+    max: Decimal | None
+    last_at: datetime
+    last_offset: int
+    last_value: Decimal | None
+
+
+# One branch per rollup width; `piece` holds the spans that this width answers. Uses the tables' primary keys:
+# per series and piece one range scan.
+_ROLLUP_CELLS = """
+SELECT line.customer_id, line.groups, rollup.bucket_start AS at, rollup.event_count,
+       rollup.value_sum, rollup.value_min, rollup.value_max,
+       ROW(rollup.last_at, rollup.last_offset, rollup.last_value) AS last
+FROM line
+CROSS JOIN unnest({starts}::timestamptz[], {ends}::timestamptz[]) AS piece(starts_at, ends_at)
+JOIN {table} AS rollup
+  ON rollup.organization_id = %(organization)s
+ AND rollup.series_id = line.id
+ AND rollup.bucket_start >= piece.starts_at
+ AND rollup.bucket_start < piece.ends_at
+"""
+
+# The series that match: a customer's total, or the combinations of dimensions. Uses series_once.
+_LINES = """
+SELECT series.id, series.customer_id, {groups} AS groups
+FROM metering_series AS series
+WHERE series.organization_id = %(organization)s AND series.metric_id = %(metric)s AND {conditions}
+"""
+
+_EVENT_CELLS = """
+SELECT event.customer_id, {groups} AS groups, event.occurred_at AS at, 1::bigint,
+       event.quantity, event.quantity, event.quantity, ROW(event.occurred_at, event."offset", event.quantity) AS last
+FROM fed_event AS event
+"""
+
+# Events that no rollup answers for: those of pending batches in the whole range, and rolled ones at its ragged
+# edges. Uses event_by_offset for the tail; event_by_customer_time or event_by_time for the edges.
+_FED_EVENTS = """
+pending AS MATERIALIZED (
+    SELECT id FROM metering_ingestbatch AS batch
+    WHERE batch.organization_id = %(organization)s AND batch.state = 0 AND batch.feed_ids && %(feeds)s::bigint[]
+), loose_event AS (
+    SELECT event.*
+    FROM pending
+    JOIN metering_event AS event
+      ON event.organization_id = %(organization)s
+     AND event."offset" >= pending.id << 13
+     AND event."offset" < (pending.id + 1) << 13
+    WHERE event.occurred_at >= %(start)s AND event.occurred_at < %(end)s
+    UNION ALL
+    SELECT event.*
+    FROM unnest({starts}::timestamptz[], {ends}::timestamptz[]) AS piece(starts_at, ends_at)
+    JOIN metering_event AS event
+      ON event.organization_id = %(organization)s
+     AND event.occurred_at >= piece.starts_at
+     AND event.occurred_at < piece.ends_at
+     AND {customers}
+    WHERE event."offset" >> 13 NOT IN (SELECT id FROM pending)
+), fed_event AS (
+    SELECT event.customer_id, event.occurred_at, event."offset", event.operation,
+           {quantity} AS quantity, {member} AS member, {dimensions} AS dimensions
+    FROM loose_event AS event
+    WHERE event.feed_id = ANY(%(feeds)s) AND {customers} AND {is_fed} AND {filters}
+      AND NOT EXISTS (
+          SELECT FROM metering_eventvoid AS void
+          WHERE void.organization_id = event.organization_id AND void.idempotency_key = event.idempotency_key
+      )
+)
+"""
+
+# What was known at a time: events that had arrived and were not yet voided. Raw events alone, so it costs a scan of
+# the range. Uses event_by_customer_time or event_by_time.
+_KNOWN_EVENTS = """
+fed_event AS (
+    SELECT event.customer_id, event.occurred_at, event."offset", event.operation,
+           {quantity} AS quantity, {member} AS member, {dimensions} AS dimensions
+    FROM metering_event AS event
+    WHERE event.organization_id = %(organization)s
+      AND event.occurred_at >= %(start)s AND event.occurred_at < %(end)s
+      AND event.received_at <= %(as_of)s
+      AND event.feed_id = ANY(%(feeds)s) AND {customers} AND {is_fed} AND {filters}
+      AND NOT EXISTS (
+          SELECT FROM metering_eventvoid AS void
+          WHERE void.organization_id = event.organization_id AND void.idempotency_key = event.idempotency_key
+            AND void.voided_at <= %(as_of)s
+      )
+)
+"""
+
+# A record has no cast to its type, hence the way through text, once per row of the answer.
+_CELLS = """
+WITH {events}, line AS ({lines}), cell (customer_id, groups, at, event_count, value_sum, value_min, value_max, last) AS (
+    {cells}
+), per_bucket AS (
+    SELECT {customer} AS customer_id, groups, width_bucket(at, %(edges)s::timestamptz[]) AS bucket,
+           sum(event_count)::bigint AS event_count, sum(value_sum) AS value_sum,
+           min(value_min) AS value_min, max(value_max) AS value_max,
+           max(last)::text::metering_reading AS last
+    FROM cell
+    GROUP BY 1, 2, 3
+)
+SELECT customer_id, groups, bucket, event_count, value_sum, value_min, value_max,
+       (last).occurred_at, (last)."offset", (last).value
+FROM per_bucket
+"""
+
+_TABLES = (
+    ("days", "metering_rollup_day"),
+    ("hours", "metering_rollup_hour"),
+    ("minutes", "metering_rollup_minute"),
+)
+
+
+def list_cells(selection: Selection, *, span: Span, edges: Sequence[datetime], cut: Cut) -> list[CellRow]:
+    """Return the cells of the buckets between the edges; empty ones have no row. One statement, one snapshot."""
+    cells = [SQL(_EVENT_CELLS).format(groups=_event_groups(selection))]
+    if selection.as_of is None:
+        for name, table in _TABLES:
+            spans: list[Span] = getattr(cut, name)
+            if spans:
+                cells.append(
+                    SQL(_ROLLUP_CELLS).format(table=Identifier(table), starts=_starts(spans), ends=_ends(spans))
+                )
+    statement = SQL(_CELLS).format(
+        events=_events(selection, cut.raw),
+        lines=_lines(selection),
+        cells=SQL("\n    UNION ALL\n").join(cells),
+        customer=SQL("customer_id") if selection.is_per_customer else SQL("NULL::bigint"),
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(statement, {**_names(selection, span), "edges": list(edges)})
+        return [CellRow(*row) for row in cursor.fetchall()]
+
+
+# --- members --------------------------------------------------------------------------------------------------
+
+
+class SetRow(NamedTuple):
+    """One row per customer, group and bucket of a set: the bitmaps of one series."""
+
+    customer_id: int
+    group: list[str | None]
+    width: str
+    bucket_start: datetime
+    added: bytes
+    removed: bytes | None
+
+
+class OperationRow(NamedTuple):
+    """One row per raw event that names a member; `number` is null for a member that the dictionary lacks yet."""
+
+    customer_id: int
+    group: list[str | None]
+    occurred_at: datetime
+    offset: int
+    operation: int
+    member: str
+    number: int | None
+
+
+_SETS = """
+WITH line AS ({lines})
+SELECT line.customer_id, line.groups, kept.width, kept.bucket_start, kept.added, kept.removed
+FROM line
+CROSS JOIN unnest(%(widths)s::text[], {starts}::timestamptz[], {ends}::timestamptz[]) AS piece(width, starts_at, ends_at)
+JOIN metering_member_set AS kept
+  ON kept.organization_id = %(organization)s
+ AND kept.series_id = line.id
+ AND kept.width = piece.width
+ AND kept.bucket_start >= piece.starts_at
+ AND kept.bucket_start < piece.ends_at
+"""
+
+_OPERATIONS = """
+WITH {events}
+SELECT event.customer_id, {groups}, event.occurred_at, event."offset", event.operation, event.member, known.number
+FROM fed_event AS event
+LEFT JOIN metering_member AS known
+  ON known.organization_id = %(organization)s AND known.metric_id = %(metric)s AND known.member = event.member
+ORDER BY event.occurred_at, event."offset"
+"""
+
+
+def list_sets(selection: Selection, *, span: Span, days: Sequence[Span], hours: Sequence[Span]) -> list[SetRow]:
+    spans = [*days, *hours]
+    statement = SQL(_SETS).format(lines=_lines(selection), starts=_starts(spans), ends=_ends(spans))
+    with connection.cursor() as cursor:
+        cursor.execute(
+            statement, {**_names(selection, span), "widths": ["d"] * len(days) + ["h"] * len(hours)}
+        )
+        return [SetRow(*row) for row in cursor.fetchall()]
+
+
+def list_operations(selection: Selection, *, span: Span, raw: Sequence[Span]) -> list[OperationRow]:
+    """Return the operations of the tail and of the raw pieces, oldest first, later arrival last among equals."""
+    statement = SQL(_OPERATIONS).format(events=_events(selection, raw), groups=_event_groups(selection))
+    with connection.cursor() as cursor:
+        cursor.execute(statement, _names(selection, span))
+        return [OperationRow(*row) for row in cursor.fetchall()]
+
+
+# --- parts ----------------------------------------------------------------------------------------------------
+
+
+def _names(selection: Selection, span: Span) -> dict[str, Any]:
+    return {
+        "organization": selection.metric.organization_id,
+        "metric": selection.metric.pk,
+        "feeds": list(selection.feed_ids),
+        "customers": None if selection.customer_ids is None else list(selection.customer_ids),
+        "start": span.start,
+        "end": span.end,
+        "as_of": selection.as_of,
+    }
+
+
+def _events(selection: Selection, raw: Sequence[Span]) -> Composed:
+    metric = selection.metric
+    template = _FED_EVENTS if selection.as_of is None else _KNOWN_EVENTS
+    filters = [
+        SQL("{} = ANY({})").format(expressions.dimension(metric, key), Literal(list(values)))
+        for key, values in selection.filters.items()
+    ]
+    return SQL(template).format(
+        quantity=expressions.quantity(metric),
+        member=expressions.member(metric),
+        is_fed=expressions.is_fed(metric),
+        dimensions=expressions.dimensions(metric),
+        customers=SQL("TRUE") if selection.customer_ids is None else SQL("event.customer_id = ANY(%(customers)s)"),
+        filters=expressions.conjunction(filters),
+        starts=_starts(raw),
+        ends=_ends(raw),
+    )
+
+
+def _lines(selection: Selection) -> Composed:
+    metric = selection.metric
+    conditions: list[Composable] = [
+        SQL("series.dimensions IS NOT NULL") if selection.uses_dimensions else SQL("series.dimensions_key = ''::bytea")
+    ]
+    if selection.customer_ids is not None:
+        conditions.append(SQL("series.customer_id = ANY(%(customers)s)"))
+    for key, values in selection.filters.items():
+        place = expressions.dimension_position(metric, key)
+        conditions.append(SQL("series.dimensions[{}] = ANY({})").format(place, Literal(list(values))))
+    return SQL(_LINES).format(groups=_groups(selection, "series"), conditions=expressions.conjunction(conditions))
+
+
+def _event_groups(selection: Selection) -> Composable:
+    return _groups(selection, "event")
+
+
+def _groups(selection: Selection, alias: str) -> Composable:
+    """Return the values of the grouping dimensions as an array, picked from an array of all dimensions."""
+    parts = [
+        SQL("{}.dimensions[{}]").format(Identifier(alias), expressions.dimension_position(selection.metric, key))
+        for key in selection.group_by
+    ]
+    return SQL("ARRAY[{}]::text[]").format(SQL(", ").join(parts))
+
+
+def _starts(spans: Sequence[Span]) -> Composable:
+    return Literal([span.start for span in spans])
+
+
+def _ends(spans: Sequence[Span]) -> Composable:
+    return Literal([span.end for span in spans])

@@ -1,0 +1,53 @@
+"""Celery's way into metering: ids in, one service call each. All are idempotent and safe to run late or twice."""
+
+import structlog
+from celery import shared_task
+from django.utils import timezone
+from redis.exceptions import LockError
+
+from metering.models import BatchState, IngestBatch
+from metering.services.queue import count_waiting, drain_queue
+from metering.services.retention import prune_organization
+from metering.services.rollup import RollupBusy, roll_up_organization
+from metering.services.wake import DRAIN_TASK, ROLL_UP_TASK
+from accounts.models import Organization
+
+logger = structlog.get_logger(__name__)
+
+# A rollup that finds the lock taken comes back soon; the sweep would too, but later.
+BUSY_RETRY_SECONDS = 0.1
+MAX_BUSY_RETRIES = 50
+
+
+@shared_task(name=ROLL_UP_TASK, bind=True, max_retries=MAX_BUSY_RETRIES, default_retry_delay=BUSY_RETRY_SECONDS)
+def roll_up_organization_task(self, organization_id: int) -> None:  # type: ignore[no-untyped-def]  # Celery's self
+    try:
+        rolled = roll_up_organization(organization_id=organization_id, now=timezone.now())
+    except RollupBusy as busy:
+        raise self.retry(exc=busy, countdown=BUSY_RETRY_SECONDS) from None
+    if rolled.batches:
+        logger.debug("rolled_up", organization=organization_id, batches=rolled.batches, events=rolled.events)
+
+
+@shared_task(name="metering.sweep_pending_batches")
+def sweep_pending_batches() -> None:
+    """Find the work whose wake-up was lost: pending batches and queued events. Cheap when there is none."""
+    pending = IngestBatch.objects.all_tenants().filter(state=BatchState.PENDING)
+    for organization_id in pending.values_list("organization_id", flat=True).distinct():
+        roll_up_organization_task.delay(organization_id)
+    if count_waiting():
+        drain_async_events.delay()
+
+
+@shared_task(name=DRAIN_TASK)
+def drain_async_events() -> None:
+    try:
+        drain_queue(now=timezone.now())
+    except LockError:
+        return  # another drain is at work and will find these events too, or the sweep will
+
+
+@shared_task(name="metering.prune_expired_rows")
+def prune_expired_rows() -> None:
+    for organization in Organization.objects.all():
+        prune_organization(organization=organization, now=timezone.now())

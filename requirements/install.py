@@ -1,0 +1,128 @@
+"""Create `.venv` and install one lock file into it, if that has not been done: `python3 requirements/install.py run|dev`.
+
+Runs on the Python that is there, so it must parse on old ones: no syntax newer than Python 3.6 in this file.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+OLDEST = (3, 11)
+KNOWN_NAMES = ["python3.14", "python3.13", "python3.12", "python3.11"]
+HERE = os.path.dirname(os.path.abspath(__file__))
+VENV = os.path.join(os.path.dirname(HERE), ".venv")
+PYTHON = os.path.join(VENV, "bin", "python")
+
+
+def main():
+    if sys.version_info < OLDEST:
+        use_newer_python()
+    lock_name = sys.argv[1]
+    with open(os.path.join(HERE, lock_name + ".lock"), "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # `make run` and `make test` may start at the same time
+        digest = hashlib.sha256(file.read()).hexdigest()
+        if works() and read_stamp(lock_name) == digest:
+            return
+        if not works():
+            create_environment()
+        install(lock_name)
+        write_stamp(lock_name, digest)
+        if lock_name == "dev":
+            note_included_lock()
+
+
+def use_newer_python():
+    """Start again with a newer Python, if the machine has one under another name."""
+    for name in KNOWN_NAMES:
+        path = shutil.which(name)
+        if path:
+            os.execv(path, [path] + sys.argv)
+    found = ".".join(str(part) for part in sys.version_info[:3])
+    sys.exit(
+        "Meterbook needs Python 3.11 or newer; `{}` is {}.\n"
+        "Install one (Debian, Ubuntu: apt-get install python3 python3-venv; macOS: brew install python),\n"
+        "or name it: make PYTHON=/path/to/python3.11 …".format(sys.executable, found)
+    )
+
+
+def works():
+    """Tell whether the environment is whole: an interrupted creation, or a removed Python, leaves a broken one."""
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            return subprocess.call([PYTHON, "-c", "import pip, ssl"], stdout=nowhere, stderr=nowhere) == 0
+    except OSError:
+        return False
+
+
+def create_environment():
+    print("creating .venv with Python {}.{} …".format(*sys.version_info[:2]), flush=True)
+    if subprocess.call([sys.executable, "-m", "venv", "--clear", VENV]) != 0:
+        sys.exit("The environment could not be created. On Debian and Ubuntu: apt-get install python3-venv")
+
+
+def install(lock_name):
+    """Run pip with one line of progress per package, or only a counter where somebody watches."""
+    lock = os.path.join(HERE, lock_name + ".lock")
+    total = len(pins(lock))
+    command = [PYTHON, "-m", "pip", "install", "--require-hashes", "--no-deps", "--progress-bar", "off"]
+    command += ["--no-input", "--disable-pip-version-check", "--requirement", lock]
+    print("installing {} packages …".format(total), flush=True)
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True
+    )
+    output, count = [], 0
+    for line in process.stdout:
+        output.append(line)
+        found = re.match(r"(?:Collecting|Requirement already satisfied:) ([^\s;]+)", line)
+        if found:
+            count += 1
+            show("[{:3}/{}] {}".format(count, total, found.group(1)), is_milestone=count % 20 == 0)
+        elif line.startswith("Installing collected packages"):
+            show("[{:3}/{}] unpacking".format(total, total), is_milestone=True)
+    if sys.stdout.isatty():
+        print()
+    if process.wait() != 0:
+        sys.exit("".join(output[-20:]) + "The packages could not be installed; the reason is above.")
+
+
+def show(text, is_milestone):
+    if sys.stdout.isatty():
+        sys.stdout.write("\r\x1b[K" + text)
+        sys.stdout.flush()
+    elif is_milestone:
+        print(text, flush=True)
+
+
+def pins(lock):
+    """Return the `name==version` of every package that the lock names."""
+    with open(lock) as file:
+        return set(re.findall(r"^([A-Za-z0-9_.\[\]-]+==[^\s;]+)", file.read(), re.MULTILINE))
+
+
+def note_included_lock():
+    """Spare `make run` an installation after `make test`: the development lock usually includes the other."""
+    lock = os.path.join(HERE, "run.lock")
+    if pins(lock) <= pins(os.path.join(HERE, "dev.lock")):
+        with open(lock, "rb") as file:
+            write_stamp("run", hashlib.sha256(file.read()).hexdigest())
+
+
+def read_stamp(lock_name):
+    try:
+        with open(os.path.join(VENV, "installed-" + lock_name)) as file:
+            return file.read()
+    except OSError:
+        return None
+
+
+def write_stamp(lock_name, digest):
+    with open(os.path.join(VENV, "installed-" + lock_name), "w") as file:
+        file.write(digest)
+
+
+if __name__ == "__main__":
+    main()
