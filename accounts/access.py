@@ -143,8 +143,8 @@ def _authenticate_session(request: HttpRequest) -> Caller:
         # 19 digits hold every id; more would only be a long way to say 404.
         is_number = named.isascii() and named.isdigit() and len(named) <= 19
         return caller_for_session(request, int(named) if is_number else 0)
-    memberships = Membership.objects.all_tenants().select_related("organization", "user").filter(user_id=request.user.pk)
-    match list(memberships[:2]):
+    memberships = Membership.objects.all_tenants().filter(user_id=request.user.pk)
+    match list(memberships.select_related("organization", "user")[:2]):
         case [membership]:
             return _caller_of(membership)
         case []:

@@ -7,9 +7,12 @@ from django.template.loader import render_to_string
 from accounts.models import Invitation
 
 
+# The page where an invitation is accepted, before its token.
+INVITATION_PATH = "/invitations/"
+
+
 def invitation_url(token: str) -> str:
-    """Return the page where an invitation is accepted."""
-    return f"{settings.PUBLIC_URL}/invitations/{token}"
+    return f"{settings.PUBLIC_URL}{INVITATION_PATH}{token}"
 
 
 def mail_invitation(invitation: Invitation, token: str) -> None:

@@ -35,7 +35,9 @@ def validate_zone(name: str) -> None:
 
 
 # Letters, digits and `._-`, as LaunchDarkly's keys, which move in unchanged.
-validate_key = RegexValidator(r"\A[A-Za-z0-9][A-Za-z0-9._-]*\Z", "A key is made of letters, digits and ._-", "invalid_key")
+validate_key = RegexValidator(
+    r"\A[A-Za-z0-9][A-Za-z0-9._-]*\Z", "A key is made of letters, digits and ._-", "invalid_key"
+)
 validate_hex_id = RegexValidator(r"\A[0-9a-f]{24}\Z", "An id is 24 hexadecimal digits.", "invalid_id")
 
 # A century: beyond any bookkeeping duty, and well inside what dates can be reckoned with.
@@ -253,7 +255,7 @@ class AuditEntry(models.Model):
     """One change of a setting, key, member or metric: who did what to which thing, when. Append-only."""
 
     organization = models.ForeignKey(Organization, on_delete=models.CASCADE, related_name="audit_entries")
-    # "user:<email>", "key:<prefix>" or "operator" (a management command).
+    # "user:<email>", "key:<prefix>", "staff:<email>" (the admin) or "operator" (a management command).
     actor = models.CharField(max_length=320)
     # Verb with its noun: "metric.created", "api_key.rotated".
     action = models.CharField(max_length=64)

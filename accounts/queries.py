@@ -71,9 +71,7 @@ def list_invitations(organization: Organization) -> TenantQuerySet:
 
 
 def list_open_invitations(organization: Organization, *, now: datetime) -> TenantQuerySet:
-    return list_invitations(organization).filter(
-        accepted_at__isnull=True, revoked_at__isnull=True, expires_at__gt=now
-    )
+    return list_invitations(organization).filter(accepted_at__isnull=True, revoked_at__isnull=True, expires_at__gt=now)
 
 
 def get_invitation(organization: Organization, invitation_id: int) -> Invitation:
@@ -87,9 +85,7 @@ def find_open_invitation(token: str, *, now: datetime) -> Invitation | None:
     return (
         Invitation.objects.all_tenants()
         .select_related("organization")
-        .filter(
-            token_hash=hash_secret(token), accepted_at__isnull=True, revoked_at__isnull=True, expires_at__gt=now
-        )
+        .filter(token_hash=hash_secret(token), accepted_at__isnull=True, revoked_at__isnull=True, expires_at__gt=now)
         .first()
     )
 

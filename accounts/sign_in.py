@@ -14,12 +14,10 @@ from django.db import transaction
 from django.http import HttpRequest
 from django.utils import timezone
 
+from accounts.clients import INVITATION_PATH
 from accounts.models import User
 from accounts.queries import find_open_invitation, has_open_invitation
 from accounts.services import create_organization
-
-# Where an invitation's page sends people to sign up: `?next=` holds the page they come back to.
-INVITATION_PATH = "/invitations/"
 
 
 class AccountAdapter(DefaultAccountAdapter):
@@ -72,10 +70,11 @@ class SignupForm(forms.Form):
 
 
 def _has_invitation(request: HttpRequest) -> bool:
+    """Tell whether the person comes from an invitation's page: `next` is where they will go back to."""
     path = str(request.POST.get("next") or request.GET.get("next") or "")
     if not path.startswith(INVITATION_PATH):
         return False
-    token = path.removeprefix(INVITATION_PATH).strip("/")
+    token = path.removeprefix(INVITATION_PATH)
     return find_open_invitation(token, now=timezone.now()) is not None
 
 

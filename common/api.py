@@ -57,9 +57,7 @@ class JSONParser(parsers.BaseParser):
 
     def parse(self, stream: Any, media_type: str | None = None, parser_context: Mapping[str, Any] | None = None) -> Any:
         assert parser_context is not None  # DRF always gives it
-        return decode_json(
-            read_body(parser_context["request"]._request, max_bytes=MAX_BODY_BYTES, stream=stream)
-        )
+        return decode_json(read_body(parser_context["request"]._request, max_bytes=MAX_BODY_BYTES, stream=stream))
 
 
 class AlwaysFirstRenderer(negotiation.BaseContentNegotiation):
@@ -180,9 +178,7 @@ class Page:
     next_cursor: str | None
 
     def response(self, serializer_class: type[serializers.BaseSerializer[Any]]) -> Response:
-        return Response(
-            {"data": serializer_class(self.rows, many=True).data, "next_cursor": self.next_cursor}
-        )
+        return Response({"data": serializer_class(self.rows, many=True).data, "next_cursor": self.next_cursor})
 
 
 def take_page(
@@ -219,9 +215,13 @@ def decode_cursor(cursor: str, *, length: int) -> list[str | int]:
         values = msgspec.json.decode(content, type=list[str | int])
     except (binascii.Error, ValueError):  # msgspec's and the encoding's errors are ValueErrors
         raise _invalid_cursor() from None
-    if len(values) != length or any(value not in INT64 if isinstance(value, int) else "\x00" in value for value in values):
+    if len(values) != length or not all(_is_storable(value) for value in values):
         raise _invalid_cursor()
     return values
+
+
+def _is_storable(value: str | int) -> bool:
+    return value in INT64 if isinstance(value, int) else "\x00" not in value
 
 
 def _invalid_cursor() -> InvalidInput:

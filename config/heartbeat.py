@@ -13,4 +13,4 @@ def record_heartbeat(client: redis.Redis, *, now: float) -> None:
 def seconds_since_heartbeat(client: redis.Redis, *, now: float) -> float | None:
     """Return the seconds since any worker was last seen; None if that was over an hour ago, or never."""
     value = client.get(KEY)
-    return None if value is None else max(0.0, now - float(str(value, "ascii")))
+    return None if value is None else max(0.0, now - float(value))

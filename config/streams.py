@@ -132,8 +132,8 @@ async def serve_events(tail: EventTail, scope: Connection, receive: Receive, sen
         for task in (hung_up, stream):
             task.cancel()
         await asyncio.gather(hung_up, stream, return_exceptions=True)
-    with suppress(Exception):  # the client may be gone; there is nobody left to tell
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+    with suppress(Exception):  # the client may be gone, or take nothing; there is nobody left to tell
+        await asyncio.wait_for(send({"type": "http.response.body", "body": b"", "more_body": False}), 1)
 
 
 async def _stream(tail: EventTail, organization_id: int, listener: Listener, scope: Connection, send: Send) -> None:
@@ -147,7 +147,7 @@ async def _stream(tail: EventTail, organization_id: int, listener: Listener, sco
         await _send(send, encode_delivery(missed))
     while not listener.is_lagging:
         try:
-            delivery = await asyncio.wait_for(listener.deliveries.get(), HEARTBEAT_SECONDS)
+            delivery = await asyncio.wait_for(listener.next_delivery(), HEARTBEAT_SECONDS)
         except TimeoutError:
             await _send(send, b": heartbeat\n\n")
             continue

@@ -31,6 +31,8 @@ MAX_FUTURE = timedelta(minutes=5)
 # and few enough that sums of billions of them stay small rows.
 MAX_INTEGER_DIGITS = 30
 MAX_FRACTION_DIGITS = 18
+# A number among the properties may be longer than a quantity, but not so long that jsonb stores kilobytes for "1e9999".
+MAX_PROPERTY_DIGITS = 60
 
 _DECIMAL_TEXT = re.compile(r"[+-]?(?:[0-9]{1,40}(?:\.[0-9]{0,40})?|\.[0-9]{1,40})(?:[eE][+-]?[0-9]{1,2})?\Z", re.ASCII)
 _properties_encoder = msgspec.json.Encoder(decimal_format="number")
@@ -129,7 +131,6 @@ class FeedPlan:
             ),
         )
 
-
     def feeds(self, metric: Metric, event: IncomingEvent) -> bool:
         """Tell whether an admitted event of this feed counts in one of its metrics."""
         if metric.value_property:
@@ -161,9 +162,7 @@ def admit_events(
         try:
             admitted.append(admit_event(index, event, rules))
         except Refusal as refusal:
-            errors.append(
-                EventError(index, event.idempotency_key, refusal.code, refusal.field, refusal.message)
-            )
+            errors.append(EventError(index, event.idempotency_key, refusal.code, refusal.field, refusal.message))
     return admitted, errors
 
 
@@ -341,7 +340,7 @@ def _encode_properties(properties: dict[str, Any]) -> bytes:
 
 
 def _bounded_number(number: Decimal, name: str) -> Decimal:
-    if number and (abs(number.adjusted()) > 2 * MAX_INTEGER_DIGITS or _fraction_digits(number) > 2 * MAX_INTEGER_DIGITS):
+    if number and max(abs(number.adjusted()), _fraction_digits(number)) > MAX_PROPERTY_DIGITS:
         raise Refusal("invalid_property", f"properties.{name}", "The number has too many digits.")
     return number
 

@@ -55,7 +55,9 @@ class Catalog:
     metrics: tuple[MetricDefinition, ...] = field(default=())
 
 
-def _flight_metric(code: str, aggregation: Aggregation, name: str, unit: str, value_property: str = "") -> MetricDefinition:
+def _flight_metric(
+    code: str, aggregation: Aggregation, name: str, unit: str, value_property: str = ""
+) -> MetricDefinition:
     return MetricDefinition(
         code=code,
         aggregation=aggregation,
@@ -63,7 +65,7 @@ def _flight_metric(code: str, aggregation: Aggregation, name: str, unit: str, va
         unit=unit,
         event_type="flight",
         value_property=value_property,
-        dimensions=({"key": "origin", "values": None, "strict": False}, {"key": "dest", "values": None, "strict": False}),
+        dimensions=tuple({"key": key, "values": None, "strict": False} for key in ("origin", "dest")),
     )
 
 

@@ -110,6 +110,8 @@ class Spark:
     line: str
     area: str
     summary: str
+    # Whether any value differs from zero.
+    is_raised: bool
     view_box: str = f"0 0 {STRETCHED_WIDTH} {SPARK_HEIGHT}"
 
 
@@ -174,7 +176,7 @@ def spark_line(values: Sequence[Decimal], *, summary: str) -> Spark:
     line = _path(points)
     ground = _number(scale.y(low))
     area = f"{line}V{ground}H0Z" if points else ""
-    return Spark(line=line, area=area, summary=summary)
+    return Spark(line=line, area=area, summary=summary, is_raised=any(values))
 
 
 def fit_scale(values: Sequence[Decimal]) -> Scale:

@@ -246,7 +246,9 @@ def _place(cell: Cell) -> tuple[datetime, int]:
     return (cell.last_at or EPOCH, cell.last_offset)
 
 
-def _either(left: Decimal | None, right: Decimal | None, combine: Callable[[Decimal, Decimal], Decimal]) -> Decimal | None:
+def _either(
+    left: Decimal | None, right: Decimal | None, combine: Callable[[Decimal, Decimal], Decimal]
+) -> Decimal | None:
     if left is None:
         return right
     return left if right is None else combine(left, right)

@@ -31,8 +31,8 @@ RECONNECT_SECONDS = 2.0
 MAX_EVENTS_PER_POLL = 1_000
 # What a new listener can catch up on.
 MAX_EVENTS_TO_RESUME = 1_000
-# Polls that may wait for a reader before it is given up: half a minute.
-MAX_WAITING_POLLS = 64
+# What may wait for a reader before it is given up.
+MAX_WAITING_BYTES = 2 * 2**20
 # A transaction takes its batch id moments before it shows up among the open ones.
 SETTLE_SECONDS = 2.0
 # At the start: ids just below the latest may belong to transactions that have yet to commit.
@@ -46,6 +46,10 @@ class Delivery(NamedTuple):
 
     events: list[tuple[int, bytes]]
     skipped_count: int
+
+    @property
+    def size(self) -> int:
+        return sum(len(body) for _, body in self.events)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +77,26 @@ class Listener:
     """One reader. `is_lagging` means that it did not keep up and gets nothing more."""
 
     filter: TailFilter
-    deliveries: "asyncio.Queue[Delivery]" = field(default_factory=lambda: asyncio.Queue(MAX_WAITING_POLLS))
     is_lagging: bool = False
+    _deliveries: "asyncio.Queue[Delivery]" = field(default_factory=asyncio.Queue)
+    _waiting_bytes: int = 0
 
-    def offer(self, events: list[TailEvent], skipped_count: int) -> None:
-        matching = [(event.offset, event_json(event)) for event in events if self.filter.matches(event)]
+    async def next_delivery(self) -> Delivery:
+        delivery = await self._deliveries.get()
+        self._waiting_bytes -= delivery.size
+        return delivery
+
+    def offer(self, events: list[tuple[TailEvent, bytes]], skipped_count: int) -> None:
+        matching = [(event.offset, body) for event, body in events if self.filter.matches(event)]
         if not (matching or skipped_count) or self.is_lagging:
             return
-        try:
-            self.deliveries.put_nowait(Delivery(matching, skipped_count))
-        except asyncio.QueueFull:
+        # One delivery is taken however large it is: a reader that keeps up has nothing waiting.
+        if self._waiting_bytes > MAX_WAITING_BYTES:
             self.is_lagging = True
+            return
+        delivery = Delivery(matching, skipped_count)
+        self._waiting_bytes += delivery.size
+        self._deliveries.put_nowait(delivery)
 
 
 @dataclass(slots=True)
@@ -185,8 +198,9 @@ class EventTail:
             limit=MAX_EVENTS_PER_POLL,
         )
         skipped_count = max(0, sum(count for _, count in new) - len(events))
+        encoded = [(event, event_json(event)) for event in events]  # once, however many listen
         for listener in self._listeners.get(organization_id, ()):
-            listener.offer(events, skipped_count)
+            listener.offer(encoded, skipped_count)
 
     async def _connect(self) -> AsyncConnection[Any]:
         return await AsyncConnection.connect(self._database_url, autocommit=True, connect_timeout=10)

@@ -5,12 +5,12 @@ from celery import shared_task
 from django.utils import timezone
 from redis.exceptions import LockError
 
+from accounts.models import Organization
 from metering.models import BatchState, IngestBatch
 from metering.services.queue import count_waiting, drain_queue
 from metering.services.retention import prune_organization
 from metering.services.rollup import RollupBusy, roll_up_organization
 from metering.services.wake import DRAIN_TASK, ROLL_UP_TASK
-from accounts.models import Organization
 
 logger = structlog.get_logger(__name__)
 

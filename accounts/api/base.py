@@ -7,13 +7,12 @@ of the view's author that the structure tests find, not an open door.
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from accounts.access import Caller
 from accounts.domain import Scope
-from common.api import NoQuery, read_query, validated
+from common.api import NoQuery, StrictSerializer, read_query, validated
 
 
 class CallerView(APIView):
@@ -23,7 +22,7 @@ class CallerView(APIView):
     # The scope that each method needs; None: any caller.
     scopes: ClassVar[Mapping[str, Scope | None]] = {}
     # The query that a method takes; not named: none.
-    queries: ClassVar[Mapping[str, type[serializers.Serializer[Any]]]] = {}
+    queries: ClassVar[Mapping[str, type[StrictSerializer]]] = {}
     # Methods open to keys that are bound to a customer or to metrics; the view then narrows what they see.
     methods_for_bound_keys: ClassVar[frozenset[str]] = frozenset()
 
@@ -41,8 +40,12 @@ class CallerView(APIView):
         scope = self.scopes[method]
         if scope is not None:
             self.caller.require(scope)
-        self.query = read_query(request.query_params, self.queries.get(method, NoQuery))
+        self.query = self.read_query(request, self.queries.get(method, NoQuery))
 
-    def read_body(self, serializer_class: type[serializers.Serializer[Any]], *, is_partial: bool = False) -> dict[str, Any]:
+    def read_query(self, request: Request, serializer_class: type[StrictSerializer]) -> dict[str, Any]:
+        """Return the query's values. Views whose parameters have free names take those out first."""
+        return read_query(request.query_params, serializer_class)
+
+    def read_body(self, serializer_class: type[StrictSerializer], *, is_partial: bool = False) -> dict[str, Any]:
         """Return the validated body; with `is_partial` only the fields that were sent."""
         return validated(serializer_class(data=self.request.data, partial=is_partial))

@@ -14,7 +14,7 @@ from common.api import Flag, Moment, StrictSerializer, Text, WholeNumber
 Read = serializers.Serializer[Any]
 MAX_KEY_METRICS = 100
 # The form alone: metrics are not known down here, and a key may be made before its metrics.
-validate_metric_code = RegexValidator(r"\A[a-z0-9_.:-]+\Z", "A metric's code is made of a-z, 0-9 and _.:-", "invalid_code")
+validate_metric_code = RegexValidator(r"\A[a-z0-9_.:-]+\Z", "A code is made of a-z, 0-9 and _.:-", "invalid_code")
 
 
 class Zone(Text):

@@ -44,16 +44,12 @@ class CustomerListView(CallerView):
     queries = {"GET": ListQuery}
     methods_for_bound_keys = frozenset({"GET"})
 
-    @extend_schema(
-        operation_id="list_customers", parameters=[ListQuery], responses=page_of(shapes.CustomerRead)
-    )
+    @extend_schema(operation_id="list_customers", parameters=[ListQuery], responses=page_of(shapes.CustomerRead))
     def get(self, request: Request) -> Response:
         customers = queries.list_customers(self.caller)
         return take_page(customers, field="external_id", **self.query).response(shapes.CustomerRead)
 
-    @extend_schema(
-        operation_id="create_customer", request=shapes.CustomerWrite, responses={201: shapes.CustomerRead}
-    )
+    @extend_schema(operation_id="create_customer", request=shapes.CustomerWrite, responses={201: shapes.CustomerRead})
     def post(self, request: Request) -> Response:
         customer = services.create_customer(
             organization=self.caller.organization, actor=self.caller.actor, **self.read_body(shapes.CustomerWrite)
@@ -134,9 +130,7 @@ class ApiKeyView(CallerView):
 class ApiKeyRotateView(CallerView):
     scopes = {"POST": Scope.ADMIN}
 
-    @extend_schema(
-        operation_id="rotate_api_key", request=shapes.ApiKeyRotation, responses={201: shapes.ApiKeyIssued}
-    )
+    @extend_schema(operation_id="rotate_api_key", request=shapes.ApiKeyRotation, responses={201: shapes.ApiKeyIssued})
     def post(self, request: Request, key_id: int) -> Response:
         """Issue a successor with the same rights; the old key works until the end of the grace."""
         body = self.read_body(shapes.ApiKeyRotation)
@@ -205,9 +199,7 @@ class EnvironmentListView(CallerView):
     scopes = {"GET": Scope.USAGE_READ, "POST": Scope.METRICS_WRITE}
     queries = {"GET": ListQuery}
 
-    @extend_schema(
-        operation_id="list_environments", parameters=[ListQuery], responses=page_of(shapes.EnvironmentRead)
-    )
+    @extend_schema(operation_id="list_environments", parameters=[ListQuery], responses=page_of(shapes.EnvironmentRead))
     def get(self, request: Request, project_key: str) -> Response:
         project = queries.get_project(self.caller.organization, project_key)
         environments = queries.list_environments(self.caller.organization, project)
@@ -291,9 +283,7 @@ class InvitationListView(CallerView):
     scopes = {"GET": Scope.ADMIN, "POST": Scope.ADMIN}
     queries = {"GET": ListQuery}
 
-    @extend_schema(
-        operation_id="list_invitations", parameters=[ListQuery], responses=page_of(shapes.InvitationRead)
-    )
+    @extend_schema(operation_id="list_invitations", parameters=[ListQuery], responses=page_of(shapes.InvitationRead))
     def get(self, request: Request) -> Response:
         invitations = queries.list_invitations(self.caller.organization)
         return take_page(invitations, is_newest_first=True, **self.query).response(shapes.InvitationRead)

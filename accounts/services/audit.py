@@ -43,7 +43,7 @@ def change_fields(
 
 
 def refuse_invalid(row: Model) -> None:
-    """Raise `InvalidInput` naming every field that the model's own rules refuse. No query: uniqueness is the database's."""
+    """Raise `InvalidInput` naming every field that the model's own rules refuse. No query."""
     try:
         row.clean_fields(exclude={field.name for field in row._meta.fields if field.is_relation})
     except ValidationError as error:

@@ -79,7 +79,8 @@ def accept_invitation(*, token: str, user: User, now: datetime) -> Membership:
     if invitation.email != user.email.lower():
         raise PermissionRefused(f"This invitation is for {invitation.email}.", code="other_person")
     # Claimed by a conditional update: of two who accept at once, one goes on.
-    if not _open_invitations(invitation.organization).filter(pk=invitation.pk).update(accepted_at=now, accepted_by=user):
+    still_open = _open_invitations(invitation.organization).filter(pk=invitation.pk)
+    if not still_open.update(accepted_at=now, accepted_by=user):
         raise NotFound("This invitation is not valid any more.", code="invitation_invalid")
     membership, is_new = Membership.objects.for_organization(invitation.organization).get_or_create(
         organization=invitation.organization, user=user, defaults={"role": invitation.role}

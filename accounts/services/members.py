@@ -73,9 +73,7 @@ def role_refused(actor_role: Role, *roles: str) -> PermissionRefused:
 
 
 def _get_current(organization: Organization, membership: Membership) -> Membership:
-    current = (
-        Membership.objects.for_organization(organization).select_related("user").filter(pk=membership.pk).first()
-    )
+    current = Membership.objects.for_organization(organization).select_related("user").filter(pk=membership.pk).first()
     if current is None:
         raise NotFound("There is no such member.")
     return current

@@ -47,9 +47,7 @@ def create_environment(
             environment.save(force_insert=True)
     except IntegrityError:
         raise Conflict("An environment with this key or id exists.", code="already_exists") from None
-    record_audit(
-        organization=organization, actor=actor, action="environment.created", target=f"{project.key}/{key}"
-    )
+    record_audit(organization=organization, actor=actor, action="environment.created", target=f"{project.key}/{key}")
     return environment
 
 

@@ -5,7 +5,7 @@ A DRF view would cost more than storing a small batch. The wire formats are told
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from common.errors import FieldError, InvalidInput, UnsupportedMediaType
 from metering.admission import AdmittedEvent, EventError, FeedPlan
 from metering.dialects import cloudevents, native
 from metering.incoming import IncomingEvent, MalformedEvent
-from metering.services.ingest import IngestLimits, IngestResult, check_batch_size, examine_events, ingest_events
+from metering.services.ingest import IngestLimits, IngestResult, examine_events, ingest_events, validate_events
 from metering.services.queue import Acceptance, accept_events
 
 # A full batch of the largest events that the contract allows, with room for their other fields.
@@ -69,23 +69,17 @@ def post_events(request: HttpRequest) -> HttpResponse:
 
 
 @csrf_exempt
-def validate_events(request: HttpRequest) -> HttpResponse:
+def post_validation(request: HttpRequest) -> HttpResponse:
     """Answer what a batch would do, and which metrics each event would change; store nothing."""
     caller = authenticate_request(request)
     caller.require(Scope.EVENTS_WRITE)
     _read_options(request)
     events = _read_events(request)
-    check_batch_size(events)
-    admitted, errors, plans = examine_events(
-        organization=caller.organization, events=events, now=timezone.now(), limits=limits_of(caller)
-    )
-    body = {
-        "valid": len(admitted),
-        "rejected": len(errors),
-        "errors": [error.as_json() for error in errors],
-        "events": [_describe(event, events[event.index], plans[event.feed_id]) for event in admitted],
-    }
-    return _json(body)
+    names: dict[str, Any] = {"organization": caller.organization, "now": timezone.now(), "limits": limits_of(caller)}
+    result = validate_events(events=events, **names)
+    admitted, _, plans = examine_events(events=events, **names)
+    changes = [_describe(event, events[event.index], plans[event.feed_id]) for event in admitted]
+    return _answer_result(result, extra={"events": changes, "first_offset": None, "last_offset": None})
 
 
 def limits_of(caller: Caller) -> IngestLimits:
@@ -127,7 +121,7 @@ def _insists_on_sync(event: IncomingEvent | MalformedEvent) -> bool:
     return isinstance(event, IncomingEvent) and event.delivery == "sync"
 
 
-def _answer_result(result: IngestResult) -> HttpResponse:
+def _answer_result(result: IngestResult, *, extra: Mapping[str, Any] | None = None) -> HttpResponse:
     body: dict[str, Any] = {
         "stored": result.stored,
         "duplicates": result.duplicates,
@@ -138,6 +132,7 @@ def _answer_result(result: IngestResult) -> HttpResponse:
     }
     if result.generated_keys:
         body["generated_keys"] = {str(index): key for index, key in result.generated_keys.items()}
+    body.update(extra or {})
     if result.stored or result.duplicates:
         return _json(body)
     return _json(_refused(body, result.errors), status=422)
@@ -158,10 +153,11 @@ def _refused(body: dict[str, Any], errors: Sequence[EventError]) -> dict[str, An
 
 
 def _describe(admitted: AdmittedEvent, event: IncomingEvent | MalformedEvent, plan: FeedPlan) -> dict[str, Any]:
+    assert isinstance(event, IncomingEvent)  # a malformed one is never admitted
     return {
         "index": admitted.index,
         "idempotency_key": admitted.key,
-        "metrics": [metric.code for metric in plan.metrics if isinstance(event, IncomingEvent) and plan.feeds(metric, event)],
+        "metrics": [metric.code for metric in plan.metrics if plan.feeds(metric, event)],
     }
 
 

@@ -28,16 +28,17 @@ def decode_json(body: bytes) -> list[IncomingEvent | MalformedEvent]:
     if body.lstrip()[:1] != b"[":
         return [decode_one(body)]
     try:
-        return _many_events.decode(body)  # type: ignore[return-value]  # a list is invariant
-    except msgspec.ValidationError:
-        # Some member has a field of the wrong type: decode one by one, so that only that member is refused.
-        return [decode_one(bytes(member)) for member in _many_raw.decode(body)]
+        try:
+            return _many_events.decode(body)  # type: ignore[return-value]  # a list is invariant
+        except msgspec.ValidationError:
+            # Some member has a field of the wrong type: decode one by one, so that only that member is refused.
+            return [decode_one(bytes(member)) for member in _many_raw.decode(body)]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise _why_malformed(body) from None
 
 
 def decode_ndjson(body: bytes) -> list[IncomingEvent | MalformedEvent]:
-    """Decode one object a line; blank lines are passed over. A malformed line refuses the whole body, naming the line."""
+    """Decode one object a line, passing over blank ones. A malformed line refuses the whole body, naming the line."""
     return list(_decode_lines(body))
 
 

@@ -1,4 +1,4 @@
-"""THE usage query: the only place where a usage number is computed. Dashboards, reports, alerts, quotas and invoices call it.
+"""THE usage query, the only place where a usage number is computed. Every page, report, alert and invoice calls it.
 
 Guarantee: every answer equals the same computed from raw events (voids taken out) at the instant of the read, for
 any half-open range to the microsecond, any subset of filters, whether or not the worker has caught up. How: rollups
@@ -15,10 +15,11 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import reduce
+from typing import TypeVar
 from zoneinfo import ZoneInfo
 
 from django.db import connection, transaction
@@ -27,7 +28,9 @@ from pyroaring import BitMap
 from accounts.models import Customer, Organization
 from common.errors import InvalidInput
 from metering.domain import (
+    DAY,
     EXACT,
+    HOUR,
     Cell,
     Cut,
     Granularity,
@@ -60,6 +63,8 @@ LineKey = tuple[int | None, GroupKey]
 MAX_POINTS = 50_000
 ROLLING_DAYS = 30
 ZERO = Decimal(0)
+# Before an organization's first rollup there are no minutes to read.
+NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,7 +322,7 @@ def _reach(buckets: Sequence[Span], mode: Mode, zone: ZoneInfo) -> datetime:
     return first
 
 
-def _windows(line: Sequence[CellOrMembers], read: Sequence[Span], mode: Mode, zone: ZoneInfo) -> Sequence[CellOrMembers]:
+def _windows(line: Sequence[Window], read: Sequence[Span], mode: Mode, zone: ZoneInfo) -> Sequence[Window]:
     if mode == Mode.MONTH_TO_DATE:
         return running_merges(line, [bucket.start.astimezone(zone).day == 1 for bucket in read])
     if mode == Mode.ROLLING_30D:
@@ -346,7 +351,7 @@ class MemberCell:
         )
 
 
-CellOrMembers = Cell | MemberCell
+Window = TypeVar("Window", Cell, MemberCell)
 
 
 @dataclass(frozen=True, slots=True)
@@ -402,7 +407,7 @@ class _Reading:
         else:
             cut = cut_range(
                 buckets,
-                minutes_from=self.horizon.minutes_from if self.horizon else datetime.max.replace(tzinfo=buckets[0].start.tzinfo),
+                minutes_from=self.horizon.minutes_from if self.horizon else NEVER,
                 # Hourly sets exist for the customers' totals alone.
                 has_hours=not (is_for_members and self.selection.uses_dimensions),
                 has_minutes=not is_for_members,
@@ -464,10 +469,10 @@ class _MemberSteps:
     @classmethod
     def collect(cls, reading: _Reading, buckets: Sequence[Span]) -> _MemberSteps:
         cut = reading._cut(buckets, is_for_members=True)
-        days = [Span(day, day + timedelta(days=1)) for span in cut.days for day in _ticks(span, timedelta(days=1))]
-        hours = [Span(hour, hour + timedelta(hours=1)) for span in cut.hours for hour in _ticks(span, timedelta(hours=1))]
-        raw = list(_split_at(cut.raw, [bucket.start for bucket in buckets]))
-        collected = cls(reading, buckets, SortedSpans([*days, *hours, *raw]), defaultdict(lambda: defaultdict(list)), {})
+        pieces = [piece for span in cut.days for piece in _slices(span, DAY)]
+        pieces += [piece for span in cut.hours for piece in _slices(span, HOUR)]
+        pieces += _split_at(cut.raw, [bucket.start for bucket in buckets])
+        collected = cls(reading, buckets, SortedSpans(pieces), defaultdict(lambda: defaultdict(list)), {})
         span = Span(buckets[0].start, buckets[-1].end)
         if reading.selection.as_of is None:
             collected._add_sets(span, cut)
@@ -531,30 +536,17 @@ class _MemberSteps:
         """Return what the raw events of one customer's piece come to: the arbiter where sets contradict each other."""
         customer_id, group = key
         assert customer_id is not None
-        selection = self.reading.selection
-        filters = {**selection.filters}
-        rows = usage_sql.list_operations(
-            Selection(
-                metric=selection.metric,
-                feed_ids=selection.feed_ids,
-                customer_ids=[customer_id],
-                filters=filters,
-                group_by=selection.group_by,
-            ),
-            span=piece,
-            raw=[piece],
-        )
+        selection = replace(self.reading.selection, customer_ids=[customer_id])
+        rows = usage_sql.list_operations(selection, span=piece, raw=[piece])
         own = (row for row in rows if tuple(row.group) == group)
-        return next(
-            (cell for _, _, cell in self._last_operations(own)), MemberCell(BitMap(), BitMap())
-        )
+        return next((cell for _, _, cell in self._last_operations(own)), MemberCell(BitMap(), BitMap()))
 
 
-def _ticks(span: Span, width: timedelta) -> Iterator[datetime]:
-    at = span.start
-    while at < span.end:
-        yield at
-        at += width
+def _slices(span: Span, width: timedelta) -> Iterator[Span]:
+    start = span.start
+    while start < span.end:
+        yield Span(start, start + width)
+        start += width
 
 
 def _split_at(spans: Iterable[Span], edges: Sequence[datetime]) -> Iterator[Span]:
@@ -650,12 +642,8 @@ def _customer_names(organization: Organization, groups: Iterable[Group], group_b
         return {}
     place = list(group_by).index(CUSTOMER)
     ids = {group[place] for group in groups}
-    return dict(
-        Customer.objects.for_organization(organization).filter(pk__in=ids).values_list("pk", "external_id")
-    )
+    return dict(Customer.objects.for_organization(organization).filter(pk__in=ids).values_list("pk", "external_id"))
 
 
 def _name_group(group: Group, group_by: Sequence[str], names: Mapping[int, str]) -> dict[str, str | None]:
-    return {
-        key: names[value] if isinstance(value, int) else value for key, value in zip(group_by, group, strict=True)
-    }
+    return {key: names[value] if isinstance(value, int) else value for key, value in zip(group_by, group, strict=True)}

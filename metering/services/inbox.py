@@ -66,9 +66,7 @@ def keep_unmatched(
             )
 
 
-def replay_inbox(
-    *, organization: Organization, ids: Sequence[int] | None, actor: str, now: datetime
-) -> ReplayResult:
+def replay_inbox(*, organization: Organization, ids: Sequence[int] | None, actor: str, now: datetime) -> ReplayResult:
     """Ingest waiting events again (all when `ids` is None); those that are counted now leave the inbox.
 
     An event without a time of its own keeps its first arrival as its time. Safe to repeat.

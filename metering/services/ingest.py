@@ -82,18 +82,42 @@ def ingest_events(
     """Store a batch and return its verdicts; returns after the commit.
 
     `now` is when the events become known: the `received_at` of all, and the time of those that have none and did
-    not arrive earlier. Safe to repeat: the second time every event is a duplicate. Raises `TooLarge` beyond `MAX_BATCH_EVENTS` and, with `is_atomic`,
-    `InvalidInput` (nothing stored) when any event is refused.
+    not arrive earlier. Safe to repeat: the second time every event is a duplicate. Raises `TooLarge` beyond
+    `MAX_BATCH_EVENTS` and, with `is_atomic`, `InvalidInput` (nothing stored) when any event is refused.
     """
     check_batch_size(events)
+    result = _ingest_against_current_metrics(organization, events, now, limits or IngestLimits(), is_atomic)
+    _count_verdicts(result)
+    return result
+
+
+def validate_events(
+    *,
+    organization: Organization,
+    events: Sequence[IncomingEvent | MalformedEvent],
+    now: datetime,
+    limits: IngestLimits | None = None,
+) -> IngestResult:
+    """Return the verdicts that `ingest_events` would give, by doing all of it and rolling it back."""
+    check_batch_size(events)
+    with transaction.atomic():
+        result = _ingest_against_current_metrics(organization, events, now, limits or IngestLimits(), False)
+        transaction.set_rollback(True)
+    return result
+
+
+def _ingest_against_current_metrics(
+    organization: Organization,
+    events: Sequence[IncomingEvent | MalformedEvent],
+    now: datetime,
+    limits: IngestLimits,
+    is_atomic: bool,
+) -> IngestResult:
     for _ in range(MAX_METRIC_RACES):
         try:
-            result = _ingest_once(organization, events, now, limits or IngestLimits(), is_atomic)
+            return _ingest_once(organization, events, now, limits, is_atomic)
         except _MetricsChanged as change:
             organization.metrics_version = change.version
-            continue
-        _count_verdicts(result)
-        return result
     raise RuntimeError("The organization's metrics change faster than a batch can be stored.")
 
 
@@ -223,7 +247,7 @@ def _conflict(event: AdmittedEvent, message: str) -> EventError:
 def _resolve_customers(
     organization: Organization, events: list[AdmittedEvent], errors: list[EventError], *, is_dry_run: bool = False
 ) -> tuple[list[AdmittedEvent], list[EventError], dict[str, int]]:
-    """Return the ids of all customers, creating new ones where the organization allows it; refuse the others' events."""
+    """Return the ids of all customers, creating new ones where that is allowed; refuse the events of the others."""
     wanted = {event.customer for event in events}
     known = {name: found for name in wanted if (found := _customer_ids.get((organization.pk, name))) is not None}
     missing = wanted - known.keys()
@@ -250,7 +274,7 @@ def _remember_customers(organization: Organization, ids: dict[str, int]) -> None
 
 def _find_or_create_customers(organization: Organization, names: set[str], is_dry_run: bool) -> dict[str, int]:
     if organization.is_customer_auto_created and not is_dry_run:
-        # In a transaction of its own: a customer that outlives a failed batch is harmless, a cached id that does not is not.
+        # Before the batch's transaction: a customer that outlives a failed batch is harmless.
         return ensure_customers(organization=organization, external_ids=names)
     rows = Customer.objects.for_organization(organization).filter(external_id__in=names)
     return dict(rows.values_list("external_id", "pk"))

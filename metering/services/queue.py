@@ -75,7 +75,7 @@ def _append(entry: dict[str, Any]) -> None:
         client.xadd(STREAM, entry)
     except RedisError:
         raise Unavailable(
-            "The queue for asynchronous events is not reachable; nothing was taken. Retry, or send with durability=sync.",
+            "The queue for asynchronous events is not reachable; nothing was taken. Retry, or use durability=sync.",
             headers={"Retry-After": "1"},
         ) from None
 

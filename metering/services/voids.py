@@ -41,18 +41,20 @@ class Replacement:
 
 @transaction.atomic
 def void_event(
-    *, organization: Organization, idempotency_key: str, reason: str, actor: str, now: datetime, replacement_key: str = "",
-    customer_id: int | None = None,
+    *,
+    organization: Organization,
+    idempotency_key: str,
+    reason: str,
+    actor: str,
+    now: datetime,
 ) -> EventVoid:
-    """Take an event back. Raises `NotFound`, `AlreadyVoided`, or `TooOldToVoid` where its neighbours are no longer kept.
+    """Take an event back. Raises `NotFound`, `AlreadyVoided`, or `TooOldToVoid` where its hour is no longer kept.
 
     Takes effect for every read that begins after the commit. Waits for a rollup under way, a fraction of a second.
     """
     check_reason(reason)
     roll_up.lock(organization_id=organization.pk)
     events = Event.objects.for_organization(organization).filter(idempotency_key=idempotency_key)
-    if customer_id is not None:
-        events = events.filter(customer_id=customer_id)
     event = None if "\x00" in idempotency_key else events.first()
     if event is None:
         raise NotFound("There is no such event.")
@@ -64,7 +66,6 @@ def void_event(
         idempotency_key=idempotency_key,
         reason=reason,
         actor=actor,
-        replacement_key=replacement_key,
         voided_at=now,
     )
     try:
@@ -79,7 +80,7 @@ def void_event(
         actor=actor,
         action="event.voided",
         target=idempotency_key,
-        details={"reason": reason, "replacement_key": replacement_key},
+        details={"reason": reason},
     )
     return void
 
@@ -93,7 +94,6 @@ def replace_event(
     actor: str,
     now: datetime,
     limits: IngestLimits | None = None,
-    customer_id: int | None = None,
 ) -> Replacement:
     """Void an event and store another in its place, both or neither. Raises as both do, with atomic ingest's errors."""
     with transaction.atomic():
@@ -106,7 +106,6 @@ def replace_event(
             reason=reason,
             actor=actor,
             now=now,
-            customer_id=customer_id,
         )
         result = ingest_events(organization=organization, events=[event], now=now, limits=limits, is_atomic=True)
         if result.duplicates:

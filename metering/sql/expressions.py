@@ -72,5 +72,3 @@ def dimension_position(metric: Metric, key: str) -> int:
 
 def conjunction(conditions: Sequence[Composable]) -> Composed:
     return SQL(" AND ").join(conditions) if conditions else Composed([SQL("TRUE")])
-
-

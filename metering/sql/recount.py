@@ -28,7 +28,10 @@ JOIN metering_series AS series
 WHERE event.organization_id = %(organization)s AND event.idempotency_key = %(key)s AND {is_fed}
 """
 
-_DELETE = "DELETE FROM {table} WHERE organization_id = %(organization)s AND series_id = %(series)s AND bucket_start = %(start)s"
+_DELETE = """
+DELETE FROM {table}
+WHERE organization_id = %(organization)s AND series_id = %(series)s AND bucket_start = %(start)s
+"""
 
 # One row, or none when nothing is left in the bucket. Uses event_by_customer_time.
 _COUNT_RAW = """
@@ -105,10 +108,11 @@ def recount_event(*, metric: Metric, event: Event, minutes_from: datetime | None
             "feeds": feed_ids,
             "dimensions_key": series.dimensions_key,
         }
-        if minutes_from is not None and event.occurred_at >= minutes_from:
-            _replace_bucket("metering_rollup_minute", _COUNT_RAW, floor_time(event.occurred_at, MINUTE), MINUTE, names, parts)
-        _replace_bucket("metering_rollup_hour", _COUNT_RAW, floor_time(event.occurred_at, HOUR), HOUR, names, parts)
-        _replace_bucket("metering_rollup_day", _COUNT_HOURS, floor_time(event.occurred_at, DAY), DAY, names, parts)
+        at = event.occurred_at
+        if minutes_from is not None and at >= minutes_from:
+            _replace_bucket("metering_rollup_minute", _COUNT_RAW, floor_time(at, MINUTE), MINUTE, names, parts)
+        _replace_bucket("metering_rollup_hour", _COUNT_RAW, floor_time(at, HOUR), HOUR, names, parts)
+        _replace_bucket("metering_rollup_day", _COUNT_HOURS, floor_time(at, DAY), DAY, names, parts)
         if metric.aggregation == Aggregation.COUNT_UNIQUE and series.member is not None:
             _recount_member(metric, event, series)
 
@@ -140,8 +144,7 @@ def _recount_member(metric: Metric, event: Event, series: SeriesOfEvent) -> None
     with connection.cursor() as cursor:
         cursor.execute(
             SQL(
-                "SELECT number FROM metering_member"
-                " WHERE organization_id = {} AND metric_id = {} AND member = {}"
+                "SELECT number FROM metering_member WHERE organization_id = {} AND metric_id = {} AND member = {}"
             ).format(Literal(event.organization_id), Literal(metric.pk), Literal(series.member))
         )
         number = cursor.fetchone()[0]

@@ -178,15 +178,11 @@ def lock(*, organization_id: int) -> None:
 
 def claim_batches(*, organization_id: int, max_batches: int, max_events: int) -> list[ClaimedBatch]:
     with connection.cursor() as cursor:
-        cursor.execute(
-            _CLAIM, {"organization": organization_id, "max_batches": max_batches, "max_events": max_events}
-        )
+        cursor.execute(_CLAIM, {"organization": organization_id, "max_batches": max_batches, "max_events": max_events})
         return [ClaimedBatch(*row) for row in cursor.fetchall()]
 
 
-def stage_metric(
-    *, metric: Metric, batch_ids: Sequence[int], feed_ids: Sequence[int], minutes_from: datetime
-) -> None:
+def stage_metric(*, metric: Metric, batch_ids: Sequence[int], feed_ids: Sequence[int], minutes_from: datetime) -> None:
     """Aggregate the claimed events that feed one metric into this transaction's stage."""
     statement = SQL(_STAGE).format(
         metric=SQL("{}").format(metric.pk),

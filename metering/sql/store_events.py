@@ -115,9 +115,7 @@ def stage_events(events: Iterable[AdmittedEvent], *, customer_ids: dict[str, int
         copy.write(rows)
 
 
-def store_staged(
-    *, organization_id: int, batch_id: int, feed_ids: Sequence[int], received_at: datetime
-) -> StoredBatch:
+def store_staged(*, organization_id: int, batch_id: int, feed_ids: Sequence[int], received_at: datetime) -> StoredBatch:
     with connection.cursor() as cursor:
         cursor.execute(
             _STORE,

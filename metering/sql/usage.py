@@ -141,7 +141,9 @@ fed_event AS (
 
 # A record has no cast to its type, hence the way through text, once per row of the answer.
 _CELLS = """
-WITH {events}, line AS ({lines}), cell (customer_id, groups, at, event_count, value_sum, value_min, value_max, last) AS (
+WITH {events}, line AS (
+    {lines}
+), cell (customer_id, groups, at, event_count, value_sum, value_min, value_max, last) AS (
     {cells}
 ), per_bucket AS (
     SELECT {customer} AS customer_id, groups, width_bucket(at, %(edges)s::timestamptz[]) AS bucket,
@@ -214,7 +216,8 @@ _SETS = """
 WITH line AS ({lines})
 SELECT line.customer_id, line.groups, kept.width, kept.bucket_start, kept.added, kept.removed
 FROM line
-CROSS JOIN unnest(%(widths)s::text[], {starts}::timestamptz[], {ends}::timestamptz[]) AS piece(width, starts_at, ends_at)
+CROSS JOIN unnest(%(widths)s::text[], {starts}::timestamptz[], {ends}::timestamptz[])
+    AS piece(width, starts_at, ends_at)
 JOIN metering_member_set AS kept
   ON kept.organization_id = %(organization)s
  AND kept.series_id = line.id
@@ -237,9 +240,7 @@ def list_sets(selection: Selection, *, span: Span, days: Sequence[Span], hours: 
     spans = [*days, *hours]
     statement = SQL(_SETS).format(lines=_lines(selection), starts=_starts(spans), ends=_ends(spans))
     with connection.cursor() as cursor:
-        cursor.execute(
-            statement, {**_names(selection, span), "widths": ["d"] * len(days) + ["h"] * len(hours)}
-        )
+        cursor.execute(statement, {**_names(selection, span), "widths": ["d"] * len(days) + ["h"] * len(hours)})
         return [SetRow(*row) for row in cursor.fetchall()]
 
 

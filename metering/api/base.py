@@ -1,0 +1,75 @@
+"""What the metering views share: parameters with free names, and the customer and metric that a caller may see."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from django.http import QueryDict
+from rest_framework.request import Request
+
+from accounts.access import Caller
+from accounts.api.base import CallerView
+from accounts.models import Customer
+from common.api import StrictSerializer, read_query
+from common.errors import NotFound
+from metering import queries
+from metering.models import Metric
+
+
+class FreeNamesView(CallerView):
+    """A view that takes parameters like `filter[region]=us` beside the fixed ones."""
+
+    # Its first group is the free name.
+    free_name: ClassVar[re.Pattern[str]]
+    free: dict[str, tuple[str, ...]]
+
+    def read_query(self, request: Request, serializer_class: type[StrictSerializer]) -> dict[str, Any]:
+        fixed = QueryDict(mutable=True)
+        self.free = {}
+        for name, values in request.query_params.lists():
+            match = self.free_name.match(name)
+            if match:
+                self.free[match[1]] = tuple(values)
+            else:
+                fixed.setlist(name, values)
+        return read_query(fixed, serializer_class)
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a read is about: one metric, of one customer or (None) of all."""
+
+    metric: Metric
+    customer: Customer | None
+
+    @property
+    def customer_id(self) -> int | None:
+        return self.customer.pk if self.customer else None
+
+
+def get_subject(caller: Caller, *, metric: str, customer: str | None) -> Subject:
+    """Return the metric and customer. Raises `NotFound` for absent, foreign and, with a bound key, other ones alike."""
+    return Subject(get_visible_metric(caller, metric), get_visible_customer(caller, customer))
+
+
+def get_visible_metric(caller: Caller, code: str) -> Metric:
+    if caller.metric_codes and code not in caller.metric_codes:
+        raise NotFound("There is no such metric.")
+    return queries.get_metric(organization=caller.organization, code=code)
+
+
+def get_visible_customer(caller: Caller, external_id: str | None) -> Customer | None:
+    """Return the named customer; without a name all (None), or the one that the key is bound to."""
+    if external_id is None and caller.customer_id is None:
+        return None
+    customers = Customer.objects.for_organization(caller.organization)
+    if external_id is not None:
+        customers = customers.none() if "\x00" in external_id else customers.filter(external_id=external_id)
+    if caller.customer_id is not None:
+        customers = customers.filter(pk=caller.customer_id)
+    customer = customers.first()
+    if customer is None:
+        raise NotFound("There is no such customer.")
+    return customer

@@ -1,0 +1,93 @@
+"""The standing cast: alice owns `org`, bob may only look, charlie is an outsider who owns `other_org`.
+
+The databases come from `tests.embedded_services`.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from django.test import Client
+
+from accounts.models import Organization, Role, User
+from accounts.services import IssuedKey
+from tests import factories
+
+
+@pytest.fixture
+def now() -> datetime:
+    """A fixed moment to pass to services that take the time; nothing stops the real clock."""
+    return datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+def alice(db: None) -> User:
+    return factories.make_user(name="Alice")
+
+
+@pytest.fixture
+def org(alice: User) -> Organization:
+    return factories.make_organization(name="Initech", owner=alice)
+
+
+@pytest.fixture
+def bob(org: Organization) -> User:
+    bob = factories.make_user(name="Bob")
+    factories.make_membership(organization=org, user=bob, role=Role.VIEWER)
+    return bob
+
+
+@pytest.fixture
+def charlie(db: None) -> User:
+    return factories.make_user(name="Charlie")
+
+
+@pytest.fixture
+def other_org(charlie: User) -> Organization:
+    return factories.make_organization(name="Hooli", owner=charlie)
+
+
+@pytest.fixture
+def api_key(org: Organization) -> IssuedKey:
+    """A key of `org` with every scope; `api_key.text` is what a client sends."""
+    return factories.make_api_key(organization=org)
+
+
+@pytest.fixture
+def other_api_key(other_org: Organization) -> IssuedKey:
+    return factories.make_api_key(organization=other_org)
+
+
+@pytest.fixture
+def api_client_for() -> Callable[[IssuedKey | str], Client]:
+    """Return a maker of clients that send the given key, and that get a 500 answer instead of the exception."""
+
+    def make(key: IssuedKey | str) -> Client:
+        text = key if isinstance(key, str) else key.text
+        return Client(raise_request_exception=False, headers={"Authorization": f"Bearer {text}"})
+
+    return make
+
+
+@pytest.fixture
+def api_client(api_key: IssuedKey, api_client_for: Callable[[Any], Client]) -> Client:
+    """A client of `org` with every scope."""
+    return api_client_for(api_key)
+
+
+@pytest.fixture
+def outsider_client(other_api_key: IssuedKey, api_client_for: Callable[[Any], Client]) -> Client:
+    return api_client_for(other_api_key)
+
+
+@pytest.fixture
+def client_for() -> Callable[[User], Client]:
+    """Return a maker of browsers in which the given person has signed in."""
+
+    def make(user: User) -> Client:
+        client = Client()
+        client.force_login(user)
+        return client
+
+    return make
