@@ -245,7 +245,9 @@ def get_customer_list(request: HttpRequest, caller: Caller) -> CustomerListPage:
         customers=shown,
         search=search,
         is_auto_created=caller.organization.is_customer_auto_created,
-        next_url=f"?{urlencode({**search_parameter, 'after': shown[-1].external_id})}" if len(found) > PAGE_SIZE else "",
+        next_url=f"?{urlencode({**search_parameter, 'after': shown[-1].external_id})}"
+        if len(found) > PAGE_SIZE
+        else "",
         first_url=f"?{urlencode(search_parameter)}" if after else "",
     )
 

@@ -21,7 +21,7 @@ def zone_choices() -> list[tuple[str, str]]:
     return [(zone, zone) for zone in sorted(available_timezones())]
 
 
-class OrganizationForm(forms.ModelForm[Organization]):
+class OrganizationForm(forms.ModelForm):  # type: ignore[type-arg]  # not a generic at run time
     zone = forms.ChoiceField(label="Time zone", help_text="Where days and billing periods begin.")
 
     class Meta:
@@ -45,7 +45,7 @@ class OrganizationForm(forms.ModelForm[Organization]):
         help_texts = {
             "is_customer_auto_created": "Otherwise an event of an unknown customer is refused.",
             "is_unmatched_kept": "They wait in the inbox and can be counted after the metric is defined.",
-            "late_limit_days": "How far back an event’s own time may lie when it arrives. Empty: any distance.",
+            "late_limit_days": "How far back an event's own time may lie when it arrives. Empty: any distance.",
             "raw_retention_days": "Totals stay when the events behind them go. Empty: for ever.",
             "rate_limit_per_minute": "Empty: unlimited.",
         }
@@ -81,7 +81,7 @@ class ApiKeyForm(forms.Form):
     )
     lifetime = forms.ChoiceField(label="Expires", choices=LIFETIME_CHOICES, required=False)
     customer = forms.CharField(
-        max_length=256, required=False, help_text="A customer’s id: the key then sees and writes that customer alone."
+        max_length=256, required=False, help_text="A customer's id: the key then sees and writes that customer alone."
     )
 
     def expires_at(self, now: datetime) -> datetime | None:
@@ -111,7 +111,7 @@ class CustomerForm(forms.Form):
     """The fields that may change. `NewCustomerForm` adds the id, which never does."""
 
     name = forms.CharField(max_length=200, required=False)
-    zone = forms.ChoiceField(label="Time zone", required=False, help_text="Empty: the organization’s.")
+    zone = forms.ChoiceField(label="Time zone", required=False, help_text="Empty: the organization's.")
     billing_cycle_day = forms.TypedChoiceField(
         label="Cycle day", choices=CYCLE_DAY_CHOICES, coerce=int, empty_value=None, required=False
     )

@@ -172,9 +172,7 @@ def change_role(request: HttpRequest, caller: Caller, member_id: int) -> HttpRes
 @organization_page
 def remove(request: HttpRequest, caller: Caller, member_id: int) -> HttpResponse:
     member = get_member(caller.organization, member_id)
-    remove_member(
-        organization=caller.organization, actor=caller.actor, actor_role=caller.role, membership=member
-    )
+    remove_member(organization=caller.organization, actor=caller.actor, actor_role=caller.role, membership=member)
     if caller.actor == f"user:{member.user.email}":
         messages.success(request, f"You left {caller.organization}.")
         return redirect("accounts:home")
@@ -187,9 +185,7 @@ def remove(request: HttpRequest, caller: Caller, member_id: int) -> HttpResponse
 def revoke_invitation(request: HttpRequest, caller: Caller, invitation_id: int) -> HttpResponse:
     caller.require(Scope.ADMIN)
     invitation = get_invitation(caller.organization, invitation_id)
-    withdraw_invitation(
-        organization=caller.organization, actor=caller.actor, invitation=invitation, now=timezone.now()
-    )
+    withdraw_invitation(organization=caller.organization, actor=caller.actor, invitation=invitation, now=timezone.now())
     messages.success(request, f"The invitation of {invitation.email} is withdrawn.")
     return redirect("accounts:member_list", caller.organization.pk)
 

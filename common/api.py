@@ -139,7 +139,7 @@ class ListQuery(StrictSerializer):
     """The query of every list."""
 
     limit = WholeNumber(min_value=1, max_value=MAX_PAGE_SIZE, default=DEFAULT_PAGE_SIZE)
-    cursor = Text(required=False, max_length=2000, help_text="`next_cursor` of the page before.")
+    cursor = Text(required=False, allow_blank=True, max_length=2000, help_text="`next_cursor` of the page before.")
 
 
 class NoQuery(StrictSerializer):
@@ -151,15 +151,20 @@ def read_query(parameters: QueryDict, serializer_class: type[serializers.Seriali
 
     Needs no DRF view: `parameters` is any request's `GET`.
     """
-    serializer = serializer_class(data=parameters)
+    fields = serializer_class().fields
     repeated = {
         name: serializers.ErrorDetail("Give this parameter once.", "repeated")
         for name, values in parameters.lists()
-        if len(values) > 1 and not isinstance(serializer.fields.get(name), serializers.ListField | None)
+        if len(values) > 1 and name in fields and not isinstance(fields[name], serializers.ListField)
     }
     if repeated:
         raise invalid_input(repeated)
-    return validated(serializer)
+    # A plain dictionary: of a `QueryDict` DRF would take an empty value for an absent one.
+    given = {
+        name: values if isinstance(fields.get(name), serializers.ListField) else values[-1]
+        for name, values in parameters.lists()
+    }
+    return validated(serializer_class(data=given))
 
 
 def validated(serializer: serializers.BaseSerializer[Any]) -> dict[str, Any]:
@@ -270,10 +275,17 @@ def _flatten(detail: Any, path: str = "") -> Iterator[FieldError]:
     """Yield DRF's nested details as a flat list: `a.b` for members, `a[0]` for items."""
     if isinstance(detail, Mapping):
         for name, inner in detail.items():
-            is_about_all = name == "non_field_errors"
-            yield from _flatten(inner, path if is_about_all else f"{path}.{name}" if path else str(name))
+            yield from _flatten(inner, _path_of(path, name))
     elif isinstance(detail, list | tuple):
         for index, inner in enumerate(detail):
-            yield from _flatten(inner, f"{path}[{index}]" if isinstance(inner, Mapping | list) else path)
+            yield from _flatten(inner, _path_of(path, index) if isinstance(inner, Mapping | list) else path)
     else:
         yield FieldError(path or "body", getattr(detail, "code", "invalid"), str(detail))
+
+
+def _path_of(path: str, name: str | int) -> str:
+    if isinstance(name, int):
+        return f"{path}[{name}]"
+    if name == "non_field_errors":
+        return path
+    return f"{path}.{name}" if path else name

@@ -7,7 +7,7 @@ import gzip
 import io
 import re
 import zlib
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any, Protocol
 
 import msgspec
@@ -92,8 +92,8 @@ def decode_json(body: bytes) -> Any:
     """Decode any JSON value. Raises `BadRequest` with the byte position where it stops being JSON."""
     try:
         return _json.decode(body)
-    except msgspec.ValidationError as error:
-        raise InvalidInput.of("body", str(error), "number_out_of_range") from None
+    except (msgspec.ValidationError, InvalidOperation):
+        raise InvalidInput.of("body", "A number is too long to be read.", "number_out_of_range") from None
     except UnicodeDecodeError as error:
         raise malformed_json("not valid UTF-8", error.start) from None
     except msgspec.DecodeError as error:

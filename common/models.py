@@ -1,15 +1,12 @@
 """Tenancy: the manager that makes every read say whose rows it wants."""
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from django.db import models
 
-if TYPE_CHECKING:
-    from accounts.models import Organization
-
 
 class TenantQuerySet(models.QuerySet[Any]):
-    def for_organization(self, organization: "Organization | int") -> Self:
+    def for_organization(self, organization: models.Model | int) -> Self:
         """Narrow to one organization's rows. The way into every tenant-owned table."""
         return self.filter(organization_id=getattr(organization, "pk", organization))
 

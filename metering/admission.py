@@ -167,7 +167,7 @@ def admit_events(
 
 
 def admit_event(index: int, event: IncomingEvent | MalformedEvent, rules: AdmissionRules) -> AdmittedEvent:
-    if type(event) is MalformedEvent:
+    if isinstance(event, MalformedEvent):
         raise Refusal(_code_of_malformed(event.field), event.field, event.message)
     key = event.idempotency_key
     if key is None:

@@ -208,7 +208,9 @@ def _bars(buckets: Sequence[Bucket], lines: Sequence[ChartLine], scale: Scale) -
             if value == 0:
                 continue
             top, bottom = scale.y(max(reached, reached + value)), scale.y(min(reached, reached + value))
-            yield Bar(x, width, _number(top), _number(max(bottom - top, Decimal("0.5"))), line.colour, bucket.is_partial)
+            yield Bar(
+                x, width, _number(top), _number(max(bottom - top, Decimal("0.5"))), line.colour, bucket.is_partial
+            )
             reached += value
 
 

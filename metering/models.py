@@ -18,7 +18,7 @@ from accounts.models import Customer, Organization
 from common.models import TenantManager
 
 
-class QuantityField(models.DecimalField):  # type: ignore[type-arg]  # generic in the stubs alone
+class QuantityField(models.DecimalField):
     """PostgreSQL's plain NUMERIC: exact, with the digits that were sent and no padding to a fixed scale."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

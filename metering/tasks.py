@@ -1,7 +1,7 @@
 """Celery's way into metering: ids in, one service call each. All are idempotent and safe to run late or twice."""
 
 import structlog
-from celery import shared_task
+from celery import Task, shared_task
 from django.utils import timezone
 from redis.exceptions import LockError
 
@@ -19,8 +19,8 @@ BUSY_RETRY_SECONDS = 0.1
 MAX_BUSY_RETRIES = 50
 
 
-@shared_task(name=ROLL_UP_TASK, bind=True, max_retries=MAX_BUSY_RETRIES, default_retry_delay=BUSY_RETRY_SECONDS)
-def roll_up_organization_task(self, organization_id: int) -> None:  # type: ignore[no-untyped-def]  # Celery's self
+@shared_task(name=ROLL_UP_TASK, bind=True, max_retries=MAX_BUSY_RETRIES)
+def roll_up_organization_task(self: Task, organization_id: int) -> None:
     try:
         rolled = roll_up_organization(organization_id=organization_id, now=timezone.now())
     except RollupBusy as busy:

@@ -15,6 +15,7 @@ OLDEST = (3, 11)
 KNOWN_NAMES = ["python3.14", "python3.13", "python3.12", "python3.11"]
 HERE = os.path.dirname(os.path.abspath(__file__))
 VENV = os.path.join(os.path.dirname(HERE), ".venv")
+CLIENT = os.path.join(os.path.dirname(HERE), "clients", "python", "src")
 PYTHON = os.path.join(VENV, "bin", "python")
 
 
@@ -30,6 +31,7 @@ def main():
         if not works():
             create_environment()
         install(lock_name)
+        link_client()
         write_stamp(lock_name, digest)
         if lock_name == "dev":
             note_included_lock()
@@ -87,6 +89,18 @@ def install(lock_name):
         print()
     if process.wait() != 0:
         sys.exit("".join(output[-20:]) + "The packages could not be installed; the reason is above.")
+
+
+def link_client():
+    """Make our own client package importable, and its command runnable, from where its source is."""
+    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    packages = subprocess.check_output([PYTHON, "-c", code], universal_newlines=True).strip()
+    with open(os.path.join(packages, "meterbook-client.pth"), "w") as file:
+        file.write(os.path.relpath(CLIENT, packages) + "\n")
+    command = os.path.join(VENV, "bin", "meterbook")
+    with open(command, "w") as file:
+        file.write("#!{}\nimport sys\n\nfrom meterbook.cli import main\n\nsys.exit(main())\n".format(PYTHON))
+    os.chmod(command, 0o755)
 
 
 def show(text, is_milestone):

@@ -55,12 +55,16 @@ def ago(value: datetime | None) -> SafeString:
 
 def _time_element(value: datetime, text: str) -> SafeString:
     utc = value.astimezone(timezone.get_default_timezone())
-    return format_html('<time datetime="{}" title="{}">{}</time>', utc.isoformat(), f"{utc:%Y-%m-%d %H:%M:%S.%f} UTC", text)
+    return format_html(
+        '<time datetime="{}" title="{}">{}</time>', utc.isoformat(), f"{utc:%Y-%m-%d %H:%M:%S.%f} UTC", text
+    )
 
 
 @register.simple_tag
 def icon(name: str) -> SafeString:
-    return format_html('<svg class="icon" aria-hidden="true"><use href="{}#{}"></use></svg>', static("img/icons.svg"), name)
+    return format_html(
+        '<svg class="icon" aria-hidden="true"><use href="{}#{}"></use></svg>', static("img/icons.svg"), name
+    )
 
 
 @register.simple_tag

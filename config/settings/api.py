@@ -27,6 +27,7 @@ SPECTACULAR_SETTINGS = {
     },
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
+        "metering.api.schema.add_ingest_routes",
         "accounts.api.schema.add_error_responses",
     ],
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -186,11 +185,11 @@ class InboxView(CallerView):
     queries = {"GET": shapes.InboxListQuery}
 
     @extend_schema(operation_id="list_inbox", parameters=[shapes.InboxListQuery], responses=OpenApiTypes.OBJECT)
-    def get(self, request: Request) -> Response:
+    def get(self, request: Request) -> HttpResponse:
         state = self.query.pop("state")
         rows = InboxEvent.objects.for_organization(self.caller.organization).filter(state=state)
         page = take_page(rows, is_newest_first=True, **self.query)
-        return Response({"data": [_inbox_json(row) for row in page.rows], "next_cursor": page.next_cursor})
+        return _exact_response({"data": [_inbox_json(row) for row in page.rows], "next_cursor": page.next_cursor})
 
 
 def _inbox_json(row: InboxEvent) -> dict[str, Any]:
@@ -201,8 +200,8 @@ def _inbox_json(row: InboxEvent) -> dict[str, Any]:
         "code": row.code,
         "message": row.message,
         "state": row.state,
-        "received_at": row.received_at,
-        "event": msgspec.json.decode(row.payload, float_hook=lambda digits: exact_text(Decimal(digits))),
+        "received_at": _time_text(row.received_at),
+        "event": msgspec.Raw(row.payload.encode()),
     }
 
 

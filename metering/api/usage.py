@@ -20,7 +20,8 @@ from metering import queries
 from metering.api import serializers as shapes
 from metering.api.base import FreeNamesView, Subject, get_subject
 from metering.domain import Granularity, Mode, Span
-from metering.queries.usage import Usage, usage_zone
+from metering.queries.periods import usage_zone
+from metering.queries.usage import Usage
 
 MONTH = re.compile(r"([0-9]{4})-(0[1-9]|1[0-2])\Z", re.ASCII)
 MAX_FILTER_VALUES = 1000

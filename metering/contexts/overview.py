@@ -24,7 +24,7 @@ from metering.contexts.words import aggregation_label, metric_name
 from metering.domain import Granularity, Span, local_midnight
 from metering.models import Metric
 from metering.queries import current_period, get_series, get_usage, list_inbox
-from metering.queries.usage import usage_zone
+from metering.queries.periods import usage_zone
 
 # Each row costs two reads of usage, so a page has few rows and its cost an upper limit.
 PAGE_SIZE = 15
@@ -141,9 +141,7 @@ def _metric_row(organization: Organization, metric: Metric, customer: Customer |
     )
 
 
-def _spark(
-    organization: Organization, metric: Metric, customer_id: int | None, zone: ZoneInfo, now: datetime
-) -> Spark:
+def _spark(organization: Organization, metric: Metric, customer_id: int | None, zone: ZoneInfo, now: datetime) -> Spark:
     today = now.astimezone(zone).date()
     series = get_series(
         organization=organization,

@@ -58,7 +58,7 @@ def over_customers_note(metric: Metric, *, has_customer: bool) -> str:
         return ""
     if metric.aggregation in PER_CUSTOMER:
         label = AGGREGATION_LABELS[metric.aggregation]
-        return f"Over several customers: each customer’s own {label}, added up. Choose a customer to see its own."
+        return f"Over several customers: each customer's own {label}, added up. Choose a customer to see its own."
     return "Over several customers, days or groups, whatever occurs more than once counts once."
 
 

@@ -2,18 +2,16 @@
 
 from metering.queries.events import EventRow, find_event, list_events, list_inbox
 from metering.queries.metrics import get_metric, list_active_metrics
+from metering.queries.periods import current_period, period_of_month, previous_period, usage_zone
 from metering.queries.usage import (
     BreakdownRow,
     Point,
     SeriesLine,
     Usage,
     UsageSeries,
-    current_period,
     get_series,
     get_usage,
     list_breakdown,
-    period_of_month,
-    previous_period,
 )
 
 __all__ = [
@@ -34,4 +32,5 @@ __all__ = [
     "list_inbox",
     "period_of_month",
     "previous_period",
+    "usage_zone",
 ]

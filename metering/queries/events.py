@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -75,9 +75,12 @@ def list_events(
     end: datetime | None = None,
     properties: Mapping[str, str] | None = None,
     before: EventPosition | None = None,
+    idempotency_keys: Sequence[str] | None = None,
 ) -> list[EventRow]:
     """Return events of `[start, end)`, newest first. `metric` narrows to the feeds of that metric."""
     conditions: list[Composable] = [SQL("TRUE")]
+    if idempotency_keys is not None:
+        conditions.append(SQL("event.idempotency_key = ANY({})").format(Literal(list(idempotency_keys))))
     if customer_id is not None:
         conditions.append(SQL("event.customer_id = {}").format(Literal(customer_id)))
     if metric is not None:

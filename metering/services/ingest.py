@@ -192,12 +192,12 @@ def _store(
         )
         if stored.metrics_version != book.version:
             raise _MetricsChanged(stored.metrics_version)
-        if stored.count < len(events):
+        if stored.event_count < len(events):
             _settle_known(organization, events, result)
             if is_atomic and result.errors:
                 raise _AllOrNothing
-    result.stored, result.first_offset, result.last_offset = stored.count, stored.first_offset, stored.last_offset
-    if stored.count:
+    result.stored, result.first_offset, result.last_offset = stored.event_count, stored.first_offset, stored.last_offset
+    if stored.event_count:
         wake_rollup(organization_id=organization.pk)
 
 

@@ -67,7 +67,7 @@ def _to_queued(event: IncomingEvent, now: datetime) -> QueuedEvent:
     return QueuedEvent(**msgspec.structs.asdict(event), arrived_at=now)
 
 
-def _append(entry: dict[str, Any]) -> None:
+def _append(entry: dict[Any, Any]) -> None:
     try:
         client = redis_client()
         if client.xlen(STREAM) >= MAX_WAITING_ENTRIES:

@@ -290,7 +290,12 @@ def replace_members(
     *, organization_id: int, series_id: int, width: str, bucket_start: datetime, numbers: BitMap, last: dict[int, int]
 ) -> None:
     """Put some members of one bucket where their last operations say; the rest of the set stays."""
-    names = {"organization": organization_id, "series": series_id, "width": width, "start": bucket_start}
+    names: dict[str, Any] = {
+        "organization": organization_id,
+        "series": series_id,
+        "width": width,
+        "start": bucket_start,
+    }
     with connection.cursor() as cursor:
         cursor.execute(_SELECT_SET, names)
         row = cursor.fetchone() or (None, None)

@@ -121,7 +121,7 @@ def _list_series(metric: Metric, event: Event, parts: dict[str, Composable]) -> 
     statement = SQL(_SERIES_OF_EVENT).format(
         member=parts["member"], dimensions=parts["dimensions"], is_fed=parts["is_fed"]
     )
-    names = {"organization": event.organization_id, "metric": metric.pk, "key": event.idempotency_key}
+    names: dict[str, Any] = {"organization": event.organization_id, "metric": metric.pk, "key": event.idempotency_key}
     with connection.cursor() as cursor:
         cursor.execute(statement, names)
         return [SeriesOfEvent(row[0], bytes(row[1]), row[2]) for row in cursor.fetchall()]

@@ -6,10 +6,11 @@ order and cannot deadlock. ON CONFLICT DO NOTHING makes the primary key the only
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
-from django.db import connection
+from django.db import connection, transaction
 
 from metering.admission import AdmittedEvent
 from metering.domain import OFFSET_BITS
@@ -88,7 +89,7 @@ _stage_owners: WeakSet[Any] = WeakSet()
 
 
 class StoredBatch(NamedTuple):
-    count: int
+    event_count: int
     first_offset: int | None
     last_offset: int | None
     metrics_version: int
@@ -142,7 +143,8 @@ def _ensure_stage() -> None:
     if connection.connection not in _stage_owners:
         with connection.cursor() as cursor:
             cursor.execute(_CREATE_STAGE)
-        _stage_owners.add(connection.connection)
+        # Only then does the table outlive the transaction: one that is undone (a validation) takes it along.
+        transaction.on_commit(partial(_stage_owners.add, connection.connection))
 
 
 def _copy_row(event: AdmittedEvent, offset: int, customer_ids: dict[str, int]) -> str:

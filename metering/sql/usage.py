@@ -48,7 +48,7 @@ class CellRow(NamedTuple):
     customer_id: int | None
     group: list[str | None]
     bucket: int
-    count: int
+    event_count: int
     sum: Decimal | None
     min: Decimal | None
     max: Decimal | None

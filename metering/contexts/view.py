@@ -1,0 +1,30 @@
+"""What a metric's page looks at, resolved from its address. Every read of the page takes its arguments from here."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+from accounts.models import Customer, Organization
+from metering.contexts.address import MetricAddress
+from metering.domain import Span
+from metering.models import Metric
+
+
+@dataclass(frozen=True, slots=True)
+class MetricView:
+    organization: Organization
+    metric: Metric
+    address: MetricAddress
+    # None: all customers together.
+    customer: Customer | None
+    # The organization's: the page's days begin at its midnights.
+    zone: ZoneInfo
+    now: datetime
+
+    @property
+    def span(self) -> Span:
+        return Span(self.address.start(self.zone), self.address.end(self.zone))
+
+    @property
+    def customer_id(self) -> int | None:
+        return self.customer.pk if self.customer else None

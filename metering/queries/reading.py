@@ -1,0 +1,110 @@
+"""One read of one metric: what it selects, how far back the finer data reaches, and its cells per line and bucket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from django.db import connection, transaction
+
+from accounts.models import Organization
+from common.errors import InvalidInput
+from metering.domain import Cell, Cut, Span, cut_range
+from metering.feeds import list_feed_ids
+from metering.models import Aggregation, Horizon, Metric
+from metering.sql import usage as usage_sql
+from metering.sql.usage import CUSTOMER, Selection
+
+Filters = Mapping[str, Sequence[str]]
+GroupKey = tuple[str | None, ...]
+# A customer (None: all together, where that is exact) and the values of the grouping dimensions.
+LineKey = tuple[int | None, GroupKey]
+
+# Before an organization's first rollup there are no minutes to read.
+NEVER = datetime.max.replace(tzinfo=UTC)
+
+
+class RangeNotKept(InvalidInput):
+    """The range cuts an hour whose raw events are no longer kept."""
+
+    code = "range_not_kept"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One read: its selection and how far back the finer data reaches."""
+
+    selection: Selection
+    horizon: Horizon | None
+
+    @classmethod
+    def prepare(
+        cls,
+        organization: Organization,
+        metric: Metric,
+        customer_id: int | None,
+        filters: Filters | None,
+        group_by: Sequence[str],
+        as_of: datetime | None,
+    ) -> Reading:
+        is_summed_per_customer = metric.aggregation in {Aggregation.MAX, Aggregation.MIN, Aggregation.LATEST}
+        selection = Selection(
+            metric=metric,
+            feed_ids=list_feed_ids(metric),
+            customer_ids=None if customer_id is None else [customer_id],
+            filters=dict(filters or {}),
+            group_by=[key for key in group_by if key != CUSTOMER],
+            is_per_customer=CUSTOMER in group_by or (is_summed_per_customer and customer_id is None),
+            as_of=as_of,
+        )
+        return cls(selection, Horizon.objects.for_organization(organization).first())
+
+    @property
+    def counts_members(self) -> bool:
+        return self.selection.metric.aggregation == Aggregation.COUNT_UNIQUE
+
+    def list_cells(self, buckets: Sequence[Span]) -> dict[LineKey, list[Cell]]:
+        """Return the dense cells of each line that has events. The buckets are contiguous."""
+        cut = self.cut(buckets)
+        span = Span(buckets[0].start, buckets[-1].end)
+        edges = [bucket.start for bucket in buckets]
+        empty = Cell()
+        lines: dict[LineKey, list[Cell]] = {}
+        for row in usage_sql.list_cells(self.selection, span=span, edges=edges, cut=cut):
+            line = lines.setdefault((row.customer_id, tuple(row.group)), [empty] * len(buckets))
+            line[row.bucket - 1] = Cell(
+                row.event_count, row.sum, row.min, row.max, row.last_at, row.last_offset, row.last_value
+            )
+        return lines
+
+    def cut(self, buckets: Sequence[Span], *, is_for_members: bool = False) -> Cut:
+        if self.selection.as_of is not None:
+            cut = Cut(raw=[Span(buckets[0].start, buckets[-1].end)])
+        else:
+            cut = cut_range(
+                buckets,
+                minutes_from=self.horizon.minutes_from if self.horizon else NEVER,
+                # Hourly sets exist for the customers' totals alone.
+                has_hours=not (is_for_members and self.selection.uses_dimensions),
+                has_minutes=not is_for_members,
+            )
+        raw_from = self.horizon.raw_from if self.horizon else None
+        if raw_from is not None and any(span.start < raw_from for span in cut.raw):
+            raise RangeNotKept(
+                f"Raw events before {raw_from.isoformat()} are no longer kept; ask for whole UTC hours there.",
+            )
+        return cut
+
+
+@contextmanager
+def snapshot(metric: Metric) -> Iterator[None]:
+    """Give the statements of a read one snapshot, where it takes several: members come from two tables."""
+    if metric.aggregation != Aggregation.COUNT_UNIQUE or connection.in_atomic_block:
+        yield
+        return
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        yield

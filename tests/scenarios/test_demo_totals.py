@@ -1,0 +1,52 @@
+"""The demo, whole: 336,776 flights through the public API, and totals equal to the data frame's."""
+
+import json
+import stat
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from django.core.management import call_command
+from django.utils import timezone
+
+from accounts.models import AuditEntry, Customer, Organization
+from meterbook import Client
+from metering import demo
+from metering.models import Event
+from metering.services.rollup import roll_up_organization
+from tests.clients.web_server import WebServer, web_server
+
+FLIGHTS = 336_776
+
+
+@pytest.fixture
+def server(transactional_db: None, tmp_path: Path) -> Iterator[WebServer]:
+    with web_server(tmp_path / "web.log") as server:
+        server.start()
+        yield server
+
+
+def load(server: WebServer, credentials: Path) -> str:
+    said = StringIO()
+    call_command("load_demo", url=server.url, output=credentials, stdout=said)
+    return said.getvalue()
+
+
+def test_demo_totals_equal_those_of_the_data_frame(server: WebServer, tmp_path: Path) -> None:
+    credentials = tmp_path / "demo.json"
+
+    said = load(server, credentials)
+
+    assert f"{FLIGHTS:,} flights sent" in said
+    assert stat.S_IMODE(credentials.stat().st_mode) == 0o600
+    organization = Organization.objects.get(name=demo.ORGANIZATION_NAME)
+    assert Event.objects.for_organization(organization).count() == FLIGHTS
+    expected = demo.totals_of_data_frame()
+    with Client(server.url, json.loads(credentials.read_text())["api_key"]) as client:
+        assert demo.totals_of_server(client, at=timezone.now()) == expected, "before the worker has seen them"
+        roll_up_organization(organization_id=organization.pk, now=timezone.now())
+        assert demo.totals_of_server(client, at=timezone.now()) == expected, "from rollups"
+
+    names = dict(Customer.objects.for_organization(organization).values_list("external_id", "name"))
+    assert names == demo.read_airlines()
