@@ -256,6 +256,10 @@ def _read_values(event: IncomingEvent, plan: FeedPlan) -> tuple[str | None, str 
             value, is_fed = _decimal_text(own, "value"), True
         if plan.takes_own_member:
             member, is_fed = _member_text(own, "value"), True
+        elif not plan.takes_own_value:
+            # No metric takes it, but it is part of what was sent: kept where it is a number, so that the event
+            # reads back as it was, and so that a retry with another value is a conflict.
+            value = _decimal_text_or_none(own)
     properties = event.properties
     if properties:
         for name in plan.value_properties:
@@ -297,6 +301,13 @@ def _decimal_text(value: Any, field: str) -> str:
             f"A value has at most {MAX_INTEGER_DIGITS} digits before the point and {MAX_FRACTION_DIGITS} after it.",
         )
     return format(number, "f") if number else "0"
+
+
+def _decimal_text_or_none(value: Any) -> str | None:
+    try:
+        return _decimal_text(value, "value")
+    except Refusal:
+        return None
 
 
 def _fraction_digits(number: Decimal) -> int:

@@ -24,6 +24,8 @@ def roll_up_organization_task(self: Task, organization_id: int) -> None:
     try:
         rolled = roll_up_organization(organization_id=organization_id, now=timezone.now())
     except RollupBusy as busy:
+        if self.request.retries == MAX_BUSY_RETRIES:
+            return  # whoever holds the lock that long is at the same work; the sweep looks after it
         raise self.retry(exc=busy, countdown=BUSY_RETRY_SECONDS) from None
     if rolled.batches:
         logger.debug("rolled_up", organization=organization_id, batches=rolled.batches, events=rolled.events)

@@ -17,6 +17,7 @@ import msgspec
 import structlog
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
+from redis.lock import Lock
 
 from accounts.models import Organization
 from common.errors import Unavailable
@@ -33,6 +34,8 @@ GROUP, CONSUMER = "drain", "worker"
 # Back-pressure instead of memory growth: beyond so many waiting requests the sender is asked to wait.
 MAX_WAITING_ENTRIES = 20_000
 READ_ENTRIES = 200
+# A drain renews its lock with every batch; after a crash the next one may begin when the lock has expired.
+LOCK_SECONDS = 15
 
 logger = structlog.get_logger(__name__)
 
@@ -83,14 +86,14 @@ def _append(entry: dict[Any, Any]) -> None:
 def drain_queue(*, now: datetime) -> int:
     """Store what waits in the queue; return how many events were taken off it. One drain at a time, by its lock."""
     client = redis_client()
-    with client.lock("meterbook:drain-lock", timeout=120, blocking_timeout=0.1):
+    with client.lock("meterbook:drain-lock", timeout=LOCK_SECONDS, blocking_timeout=0.1) as lock:
         clear_drain_mark()
         _ensure_group(client)
         drained = 0
         # First what an interrupted drain left unacknowledged, then what is new.
         for position in ("0", ">"):
             while entries := _read(client, position):
-                drained += _store(client, entries, now)
+                drained += _store(client, entries, now, lock)
     return drained
 
 
@@ -116,7 +119,7 @@ def _read(client: Redis, position: str) -> list[tuple[bytes, dict[bytes, bytes]]
     return []
 
 
-def _store(client: Redis, entries: list[tuple[bytes, dict[bytes, bytes]]], now: datetime) -> int:
+def _store(client: Redis, entries: list[tuple[bytes, dict[bytes, bytes]]], now: datetime, lock: Lock) -> int:
     ordered = sorted(entries, key=lambda entry: int(entry[1][b"organization"]))
     drained = 0
     for organization_id, group in groupby(ordered, key=lambda entry: int(entry[1][b"organization"])):
@@ -125,9 +128,12 @@ def _store(client: Redis, entries: list[tuple[bytes, dict[bytes, bytes]]], now: 
         events = [event for _, fields in members for event in _decoder.decode(fields[b"events"])]
         for first in range(0, len(events), MAX_BATCH_EVENTS):
             _store_batch(organization, events[first : first + MAX_BATCH_EVENTS], now)
+            lock.reacquire()
         ids = [entry_id for entry_id, _ in members]
-        client.xack(STREAM, GROUP, *ids)
-        client.xdel(STREAM, *ids)
+        # Both or neither: an entry acknowledged but not deleted would be read by nobody and stay for good.
+        with client.pipeline(transaction=True) as settling:
+            settling.xack(STREAM, GROUP, *ids).xdel(STREAM, *ids)
+            settling.execute()
         drained += len(events)
     return drained
 

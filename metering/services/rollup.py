@@ -42,7 +42,6 @@ class RolledUp:
 def roll_up_organization(*, organization_id: int, now: datetime) -> RolledUp:
     """Roll up everything that is pending when the call starts to look. Raises `RollupBusy` if the lock is taken."""
     rolled = RolledUp()
-    clear_rollup_mark(organization_id=organization_id)
     while roll_up_chunk(organization_id=organization_id, now=now, rolled=rolled):
         pass
     return rolled
@@ -53,6 +52,9 @@ def roll_up_chunk(*, organization_id: int, now: datetime, rolled: RolledUp) -> b
     """Add one chunk of pending batches; return whether more may wait."""
     if not roll_up.try_lock(organization_id=organization_id):
         raise RollupBusy
+    if not rolled.batches:
+        # Under the lock: whoever finds it taken leaves the mark, so that not every commit sends one more to wait.
+        clear_rollup_mark(organization_id=organization_id)
     batches = roll_up.claim_batches(
         organization_id=organization_id, max_batches=MAX_CHUNK_BATCHES, max_events=MAX_CHUNK_EVENTS
     )

@@ -2,7 +2,7 @@
 
 A mark in Redis debounces: the first commit after the worker looked sets it and publishes a task; the worker
 removes it before it looks. A commit is thus either seen by the look or publishes anew. When Redis is away the
-beat's sweep finds the work instead; ingest never fails for a lost wake-up.
+beat's sweep finds the work instead; neither ingest nor the work itself fails for a lost mark.
 """
 
 import structlog
@@ -33,16 +33,27 @@ def wake_drain() -> None:
 
 def clear_rollup_mark(*, organization_id: int) -> None:
     """Let the next commit wake the worker again. Call before looking for work, never after."""
-    redis_client().delete(f"wake:rollup:{organization_id}")
+    _clear(f"wake:rollup:{organization_id}")
 
 
 def clear_drain_mark() -> None:
-    redis_client().delete("wake:drain")
+    _clear("wake:drain")
 
 
 def _publish_once(mark: str, task: str, arguments: list[int]) -> None:
     try:
         if redis_client().set(mark, 1, nx=True, px=MARK_MILLISECONDS):
             current_app.send_task(task, args=arguments, retry=False)
-    except (RedisError, BrokerError) as error:
+    except BrokerError as error:
+        _clear(mark)
         logger.warning("wake_up_lost", task=task, reason=str(error))
+    except RedisError as error:
+        logger.warning("wake_up_lost", task=task, reason=str(error))
+
+
+def _clear(mark: str) -> None:
+    try:
+        redis_client().delete(mark)
+    except RedisError as error:
+        # It expires by itself; until then the sweep looks.
+        logger.warning("mark_not_cleared", mark=mark, reason=str(error))

@@ -29,7 +29,8 @@ CREATE TEMPORARY TABLE IF NOT EXISTS rollup_stage (
     value_min numeric,
     value_max numeric,
     last metering_reading NOT NULL
-) ON COMMIT DELETE ROWS
+) ON COMMIT DELETE ROWS;
+DELETE FROM rollup_stage
 """
 
 # The oldest pending batches whose events together stay within the chunk. Uses batch_pending.
