@@ -216,6 +216,8 @@ def _code_of_malformed(field: str) -> str:
         "metric": "unknown_metric",
         "operation": "invalid_operation",
         "properties": "invalid_property",
+        "timestamp": "invalid_timestamp",
+        "value": "invalid_value",
     }
     return known.get(field.partition("[")[0], "invalid_event")
 
@@ -317,8 +319,8 @@ def _fraction_digits(number: Decimal) -> int:
 
 
 def _member_text(value: Any, field: str) -> str:
-    if type(value) is int:
-        value = str(value)
+    if type(value) is int or (type(value) is Decimal and value.as_tuple().exponent == 0):
+        value = str(value)  # an integer beyond 64 bits arrives as a Decimal where it is a property
     if type(value) is not str or not value or len(value) > MAX_MEMBER_CHARACTERS or "\x00" in value:
         raise Refusal(
             "invalid_value", field, f"A member is an integer or a string of 1 to {MAX_MEMBER_CHARACTERS} characters."
@@ -351,7 +353,8 @@ def _encode_properties(properties: dict[str, Any]) -> bytes:
 
 
 def _bounded_number(number: Decimal, name: str) -> Decimal:
-    if number and max(abs(number.adjusted()), _fraction_digits(number)) > MAX_PROPERTY_DIGITS:
+    # Zeros as well: PostgreSQL refuses a zero with twenty thousand decimals.
+    if max(abs(number.adjusted()), _fraction_digits(number)) > MAX_PROPERTY_DIGITS:
         raise Refusal("invalid_property", f"properties.{name}", "The number has too many digits.")
     return number
 

@@ -19,7 +19,7 @@ AXIS_HEIGHT = 26
 # Lines are drawn in a box this wide and stretched to the plot; strokes keep their width.
 STRETCHED_WIDTH = Decimal(1000)
 BAR_SHARE = Decimal("0.78")  # of its slot; the rest is the gap
-Y_TICK_COUNT = 4
+Y_TICK_COUNTS = (4, 5, 6)
 X_TICK_COUNT = 7
 NICE_STEPS = (Decimal(1), Decimal(2), Decimal("2.5"), Decimal(5), Decimal(10))
 # Colours of the stylesheet: series-1 … series-7, and one for everything else together.
@@ -45,7 +45,12 @@ class Bucket:
 
     tick: str
     title: str
-    is_partial: bool = False
+    # Why it holds less than a whole bucket: "so far" while it fills, "in part" where the range cuts it; else empty.
+    caveat: str = ""
+
+    @property
+    def is_partial(self) -> bool:
+        return bool(self.caveat)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +113,8 @@ class Spark:
     """A line without axes; `summary` says in words what it shows."""
 
     line: str
+    # The way into a bucket that is still filling; empty where the last one is complete.
+    partial_line: str
     area: str
     summary: str
     # Whether any value differs from zero.
@@ -167,24 +174,34 @@ def multi_line(*, title: str, summary: str, buckets: Sequence[Bucket], lines: Se
     )
 
 
-def spark_line(values: Sequence[Decimal], *, summary: str) -> Spark:
+def spark_line(values: Sequence[Decimal], *, is_last_partial: bool, summary: str) -> Spark:
     """Draw the values edge to edge; a flat line of zeros lies on the ground."""
     low, high = min((ZERO, *values)), max((ZERO, *values))
     scale = Scale(low=low, high=high if high > low else low + 1, step=Decimal(1), height=SPARK_HEIGHT, top=3)
     gap = STRETCHED_WIDTH / max(len(values) - 1, 1)
     points = [(gap * place, scale.y(value)) for place, value in enumerate(values)]
-    line = _path(points)
-    ground = _number(scale.y(low))
-    area = f"{line}V{ground}H0Z" if points else ""
-    return Spark(line=line, area=area, summary=summary, is_raised=any(values))
+    is_split = is_last_partial and len(points) > 2
+    ground = _number(scale.y(ZERO))
+    return Spark(
+        line=_path(points[:-1] if is_split else points),
+        partial_line=_path(points[-2:]) if is_split else "",
+        area=f"{_path(points)}V{ground}H0Z" if points else "",
+        summary=summary,
+        is_raised=any(values),
+    )
 
 
 def fit_scale(values: Sequence[Decimal]) -> Scale:
-    """Return a scale with round ticks that holds zero and every value."""
+    """Return a scale with round ticks that holds zero and every value, and wastes the least height."""
     low, high = min((ZERO, *values)), max((ZERO, *values))
     if low == high:
         return Scale(low=ZERO, high=Decimal(1), step=Decimal(1))
-    step = _nice_step((high - low) / Y_TICK_COUNT, is_whole=all(value == value.to_integral_value() for value in values))
+    is_whole = all(value == value.to_integral_value() for value in values)
+    steps = (_nice_step((high - low) / count, is_whole=is_whole) for count in Y_TICK_COUNTS)
+    return min((_scale_of(low, high, step) for step in steps), key=lambda scale: scale.high - scale.low)
+
+
+def _scale_of(low: Decimal, high: Decimal, step: Decimal) -> Scale:
     floor = (low / step).to_integral_value(ROUND_FLOOR) * step
     ceiling = (high / step).to_integral_value(ROUND_CEILING) * step
     return Scale(low=floor, high=ceiling, step=step)
@@ -215,13 +232,17 @@ def _bars(buckets: Sequence[Bucket], lines: Sequence[ChartLine], scale: Scale) -
 
 
 def _strokes(buckets: Sequence[Bucket], line: ChartLine, scale: Scale) -> Iterator[Stroke]:
-    """Yield the line; the way into a bucket that is still filling is its own, dashed stroke."""
+    """Yield the line; the way from or to an incomplete bucket, which only the outer two can be, is a dashed stroke."""
     points = _slot_points(line, scale)
-    if buckets and buckets[-1].is_partial and len(points) > 1:
-        yield Stroke(_path(points[:-1]), line.colour)
-        yield Stroke(_path(points[-2:]), line.colour, is_partial=True)
-    else:
+    if len(points) < 3:
         yield Stroke(_path(points), line.colour)
+        return
+    first, last = int(buckets[0].is_partial), len(points) - int(buckets[-1].is_partial)
+    yield Stroke(_path(points[first:last]), line.colour)
+    if first:
+        yield Stroke(_path(points[:2]), line.colour, is_partial=True)
+    if last < len(points):
+        yield Stroke(_path(points[-2:]), line.colour, is_partial=True)
 
 
 def _area(line: ChartLine, scale: Scale) -> Stroke:
@@ -256,7 +277,7 @@ def _x_ticks(buckets: Sequence[Bucket]) -> Iterator[XTick]:
 
 def _hover(buckets: Sequence[Bucket], lines: Sequence[ChartLine], totals: Sequence[Decimal] | None) -> dict[str, Any]:
     return {
-        "buckets": [bucket.title + (" (so far)" if bucket.is_partial else "") for bucket in buckets],
+        "buckets": [f"{bucket.title} ({bucket.caveat})" if bucket.caveat else bucket.title for bucket in buckets],
         "lines": [
             {"label": line.label, "colour": line.colour, "values": [readable_text(value) for value in line.values]}
             for line in lines

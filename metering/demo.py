@@ -27,10 +27,10 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from allauth.account.models import EmailAddress
 from django.db import transaction
+from meterbook import Client, Period
 
 from accounts.models import ApiKey, AuditEntry, Customer, Membership, Organization, Role, Scope, User
 from accounts.services import create_customer, create_organization, issue_api_key, record_audit, revoke_api_key
-from meterbook import Client, Period
 
 ACTOR = "operator"
 EMAIL = "demo@meterbook.local"

@@ -20,6 +20,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # A quantity has at most 48 digits, so sums of them are exact far beyond any number of events; Python's default
 # context would round at 28.
 EXACT = Context(prec=200)
+SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
@@ -69,8 +70,17 @@ def month_start(year: int, month: int, cycle_day: int, zone: ZoneInfo) -> dateti
     return local_midnight(date(year + years, month_index + 1, cycle_day), zone)
 
 
+def local_date(at: datetime, zone: ZoneInfo) -> date:
+    """Return the local day that holds `at`.
+
+    Where clocks are set back across midnight, the old date shows again for a while; that while is the new day's.
+    """
+    shown = at.astimezone(zone).date()
+    return shown + DAY if local_midnight(shown + DAY, zone) <= at else shown
+
+
 def calendar_period(at: datetime, *, cycle_day: int, zone: ZoneInfo) -> Span:
-    local = at.astimezone(zone)
+    local = local_date(at, zone)
     start = month_start(local.year, local.month, cycle_day, zone)
     if at < start:
         return Span(month_start(local.year, local.month - 1, cycle_day, zone), start)
@@ -85,13 +95,13 @@ def fixed_period(at: datetime, *, days: int) -> Span:
 
 
 def day_period(at: datetime, *, zone: ZoneInfo) -> Span:
-    today = at.astimezone(zone).date()
+    today = local_date(at, zone)
     return Span(local_midnight(today, zone), local_midnight(today + DAY, zone))
 
 
 def week_period(at: datetime, *, zone: ZoneInfo) -> Span:
     """Return the ISO week, Monday to Monday."""
-    today = at.astimezone(zone).date()
+    today = local_date(at, zone)
     monday = today - timedelta(days=today.weekday())
     return Span(local_midnight(monday, zone), local_midnight(monday + timedelta(days=7), zone))
 
@@ -136,21 +146,25 @@ def _local_hour(at: datetime, zone: ZoneInfo) -> datetime:
 
 
 def _next_local_hour(start: datetime, zone: ZoneInfo) -> datetime:
-    following = _local_hour(start + HOUR, zone)
-    return following if following > start else start + HOUR
+    local = start.astimezone(zone)
+    following = start + HOUR - timedelta(minutes=local.minute, seconds=local.second)
+    if (following - SECOND).astimezone(zone).utcoffset() == local.utcoffset():
+        return following
+    # The clock changes before it shows the next full hour, as on the Chatham Islands at a quarter to.
+    return _offset_change(start, following, zone)
 
 
 def _offset_change(before: datetime, after: datetime, zone: ZoneInfo) -> datetime:
     """Return the second in `(before, after]` at which the zone's offset changes, by bisection."""
     old = before.astimezone(zone).utcoffset()
-    low, high = 0, int((floor_time(after, timedelta(seconds=1)) - before) / timedelta(seconds=1)) + 1
+    low, high = 0, (floor_time(after, SECOND) - before) // SECOND + 1
     while high - low > 1:
         middle = (low + high) // 2
         if (before + timedelta(seconds=middle)).astimezone(zone).utcoffset() == old:
             low = middle
         else:
             high = middle
-    return floor_time(before, timedelta(seconds=1)) + timedelta(seconds=high)
+    return floor_time(before, SECOND) + timedelta(seconds=high)
 
 
 def floor_time(at: datetime, width: timedelta) -> datetime:

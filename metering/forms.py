@@ -106,13 +106,13 @@ class MetricForm(forms.Form):
         help_text="One a line: “code = value”; add “recurring” to cross it again at every multiple.",
     )
 
-    # (title, help, fields)
+    # (title, fields)
     GROUPS = (
-        ("What it is", "", ("code", "name", "unit", "description")),
-        ("What it counts", "", ("event_type", "aggregation", "value_property")),
-        ("How it may be split", "", ("dimensions",)),
-        ("Over which period", "", ("period_type", "billing_cycle_day", "period_days")),
-        ("When to tell somebody", "", ("thresholds",)),
+        ("What it is", ("code", "name", "unit", "description")),
+        ("What it counts", ("event_type", "aggregation", "value_property")),
+        ("How it may be split", ("dimensions",)),
+        ("Over which period", ("period_type", "billing_cycle_day", "period_days")),
+        ("When to tell somebody", ("thresholds",)),
     )
     # What may change although events were counted; the service says the same.
     FREE_FIELDS = frozenset({"name", "unit", "description", "thresholds"})

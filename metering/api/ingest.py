@@ -78,7 +78,12 @@ def post_validation(request: HttpRequest) -> HttpResponse:
     names: dict[str, Any] = {"organization": caller.organization, "now": timezone.now(), "limits": limits_of(caller)}
     result = validate_events(events=events, **names)
     admitted, _, plans = examine_events(events=events, **names)
-    changes = [_describe(event, events[event.index], plans[event.feed_id]) for event in admitted]
+    refused = {error.index for error in result.errors}  # a conflict shows only when stored
+    changes = [
+        _describe(event, events[event.index], plans[event.feed_id])
+        for event in admitted
+        if event.index not in refused
+    ]
     return _answer_result(result, extra={"events": changes, "first_offset": None, "last_offset": None})
 
 

@@ -45,10 +45,17 @@ class Quantity(serializers.DecimalField):
         return exact_text(Decimal(value))
 
 
+class ExactText(Text):
+    """Text that must equal what events carry, so no space is taken off its ends."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(trim_whitespace=False, **options)
+
+
 class DimensionWrite(StrictSerializer):
     key = Text(max_length=128)
     values = serializers.ListField(
-        child=Text(max_length=1000), required=False, allow_null=True, min_length=1, max_length=MAX_DIMENSION_VALUES
+        child=ExactText(max_length=1000), required=False, allow_null=True, min_length=1, max_length=MAX_DIMENSION_VALUES
     )
     strict = Flag(default=False)
 
@@ -95,8 +102,8 @@ class MetricWrite(StrictSerializer):
     description = Text(max_length=10_000, allow_blank=True, required=False)
     unit = Text(max_length=64, allow_blank=True, required=False)
     aggregation = serializers.ChoiceField(choices=Aggregation.choices)
-    event_type = Text(max_length=256, required=False)
-    value_property = Text(max_length=256, required=False, allow_null=True, allow_blank=True)
+    event_type = ExactText(max_length=256, required=False)
+    value_property = ExactText(max_length=256, required=False, allow_null=True, allow_blank=True)
     # DRF hands the length to the list that `many` makes; its stubs do not know.
     dimensions = DimensionWrite(many=True, required=False, max_length=MAX_DIMENSIONS)  # type: ignore[call-arg]
     period = PeriodWrite(required=False)
@@ -208,7 +215,7 @@ class SpanQuery(StrictSerializer):
 class EventListQuery(ListQuery, SpanQuery):
     """Also takes `property.<key>=<value>`, any number of times."""
 
-    customer = Text(required=False, max_length=256)
+    customer = ExactText(required=False, max_length=256)
     metric = Text(required=False, max_length=64)
 
 
@@ -242,7 +249,7 @@ class ZoneName(Text):
 
 class RealtimeQuery(StrictSerializer):
     metric = Text(max_length=64)
-    customer = Text(required=False, max_length=256)
+    customer = ExactText(required=False, max_length=256)
 
 
 class RangeQuery(RealtimeQuery, SpanQuery):

@@ -5,7 +5,7 @@ from django.http.response import HttpResponseBase
 from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
 
-from metering.api import events, ingest, metrics, usage
+from metering.api import events, exports, ingest, metrics, usage
 
 _list_events = events.EventListView.as_view()
 
@@ -21,6 +21,7 @@ events_by_method.cls = events.EventListView  # type: ignore[attr-defined]  # fun
 events_by_method.initkwargs = {}  # type: ignore[attr-defined]
 
 
+app_name = "metering_api"
 urlpatterns = [
     path("events", events_by_method, name="events"),
     path("events/validate", ingest.post_validation, name="events-validate"),
@@ -38,4 +39,5 @@ urlpatterns = [
     path("usage/realtime", usage.RealtimeView.as_view(), name="usage-realtime"),
     path("usage/breakdown", usage.BreakdownView.as_view(), name="usage-breakdown"),
     path("usage/series", usage.SeriesView.as_view(), name="usage-series"),
+    path("usage/export", exports.ExportView.as_view(), name="usage-export"),
 ]

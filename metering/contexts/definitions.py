@@ -17,7 +17,6 @@ from metering.models import Metric
 @dataclass(frozen=True, slots=True)
 class FieldGroup:
     title: str
-    help: str
     fields: list[BoundField]
 
 
@@ -43,10 +42,7 @@ def get_metric_form_page(
         if metric
         else reverse("metering:metric_list", args=arguments),
         form=form,
-        groups=[
-            FieldGroup(title, help_text, [form[name] for name in names if name in form.fields])
-            for title, help_text, names in MetricForm.GROUPS
-        ],
+        groups=[FieldGroup(title, [form[name] for name in names]) for title, names in MetricForm.GROUPS],
         metric=metric,
         has_events=has_events,
     )

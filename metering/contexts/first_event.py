@@ -36,8 +36,8 @@ def get_first_event(request: HttpRequest, metric: Metric | None) -> FirstEvent:
         python=(
             "import os\n\n"
             "from meterbook import Client\n\n"
-            f'with Client({base_url!r}, os.environ["METERBOOK_API_KEY"]) as client:\n'
-            f"    client.ingest([{event!r}])"
+            f'with Client("{base_url}", os.environ["METERBOOK_API_KEY"]) as client:\n'
+            f"    client.ingest([{body}])"
         ),
     )
 

@@ -29,7 +29,8 @@ class Lines:
 @dataclass(frozen=True, slots=True)
 class TableRow:
     label: str
-    is_partial: bool
+    # As of a chart's bucket.
+    caveat: str
     values: list[Decimal]
 
 
@@ -67,7 +68,7 @@ def draw_lines(view: MetricView, lines: Lines) -> Chart:
         Bucket(
             bucket_tick(point.start, granularity, view.zone),
             bucket_title(point.start, granularity, view.zone),
-            point.is_partial,
+            _caveat(point, view),
         )
         for point in lines.whole
     ]
@@ -93,12 +94,18 @@ def tabulate(view: MetricView, lines: Lines) -> SeriesTable:
     rows = [
         TableRow(
             label=bucket_title(point.start, view.address.granularity, view.zone),
-            is_partial=point.is_partial,
+            caveat=_caveat(point, view),
             values=[line.values[place] for line in lines.drawn] + ([point.value] if is_grouped else []),
         )
         for place, point in enumerate(lines.whole)
     ]
     return SeriesTable(view.address.granularity.value.capitalize(), columns, rows[::-1])
+
+
+def _caveat(point: Point, view: MetricView) -> str:
+    if not point.is_partial:
+        return ""
+    return "so far" if point.start <= view.now < view.span.end and point.start >= view.span.start else "in part"
 
 
 def _read_series(

@@ -27,7 +27,7 @@ from metering.contexts.lines import SeriesTable, draw_lines, read_lines, tabulat
 from metering.contexts.view import MetricView
 from metering.contexts.words import AGGREGATION_LABELS, metric_name, over_customers_note, period_label
 from metering.domain import Span
-from metering.models import Metric
+from metering.models import Aggregation, Metric
 from metering.queries import BreakdownRow, Usage, current_period, get_usage, list_breakdown
 from metering.queries.periods import usage_zone
 from metering.sql.usage import CUSTOMER
@@ -142,7 +142,7 @@ def _figures(view: MetricView, total: Usage) -> list[Figure]:
     zone = usage_zone(organization=view.organization, customer=view.customer)
     note, note_class = _change_note(view, total)
     return [
-        Figure("In these days", total.value, view.metric.unit, note=note, note_class=note_class),
+        Figure("In this range", total.value, view.metric.unit, note=note, note_class=note_class),
         Figure(
             "This period",
             _read_total(view, period).value,
@@ -179,7 +179,7 @@ def _definition(metric: Metric) -> list[Fact]:
         Fact("Code", metric.code, is_code=True),
         Fact("Aggregation", AGGREGATION_LABELS[metric.aggregation]),
         Fact("Event type", metric.event_type, is_code=True),
-        Fact("Value", metric.value_property or "the event's value", is_code=bool(metric.value_property)),
+        *_value_facts(metric),
         *(Fact("Dimension", _dimension_text(dimension)) for dimension in metric.dimensions),
         Fact("Period", period_label(metric)),
     ]
@@ -188,6 +188,12 @@ def _definition(metric: Metric) -> list[Fact]:
     if metric.catalog:
         facts.append(Fact("Catalog", metric.catalog))
     return facts
+
+
+def _value_facts(metric: Metric) -> list[Fact]:
+    if metric.aggregation == Aggregation.COUNT:
+        return [Fact("Only with", metric.value_property, is_code=True)] if metric.value_property else []
+    return [Fact("Value", metric.value_property or "the event's value", is_code=bool(metric.value_property))]
 
 
 def _dimension_text(dimension: dict[str, object]) -> str:

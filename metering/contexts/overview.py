@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -20,7 +19,7 @@ from common.numbers import readable_text
 from metering.charts import Spark, spark_line
 from metering.contexts.first_event import FirstEvent, get_first_event
 from metering.contexts.instant import one_instant
-from metering.contexts.words import aggregation_label, metric_name
+from metering.contexts.words import PER_CUSTOMER, aggregation_label, metric_name
 from metering.domain import Granularity, Span, local_midnight
 from metering.models import Metric
 from metering.queries import current_period, get_series, get_usage, list_inbox
@@ -31,7 +30,6 @@ PAGE_SIZE = 15
 SPARK_DAYS = 30
 # Beyond this the notice says "100+": counting on would read the whole inbox.
 MAX_WAITING_SHOWN = 100
-MICROSECOND = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +44,13 @@ class MetricRow:
     period: Span
     spark: Spark
 
-    @property
-    def last_day(self) -> datetime:
-        return self.period.end - MICROSECOND
-
 
 @dataclass(frozen=True, slots=True)
 class MetricListPage:
     rows: list[MetricRow]
     data_through: datetime
+    # Whether a value shown is the customers' own values added up.
+    adds_up_customers: bool
     waiting_count: int
     is_waiting_capped: bool
     first_event: FirstEvent | None
@@ -73,6 +69,7 @@ def get_metric_list(request: HttpRequest, caller: Caller) -> MetricListPage:
     return MetricListPage(
         rows=rows,
         data_through=now,
+        adds_up_customers=any(metric.aggregation in PER_CUSTOMER for metric in found),
         waiting_count=min(waiting_count, MAX_WAITING_SHOWN),
         is_waiting_capped=waiting_count > MAX_WAITING_SHOWN,
         first_event=None if has_numbers else get_first_event(request, found[0] if found else None),
@@ -153,6 +150,10 @@ def _spark(organization: Organization, metric: Metric, customer_id: int | None, 
         now=now,
         customer_id=customer_id,
     )
-    values: Sequence[Decimal] = [point.value for point in series.lines[0].points]
-    greatest = readable_text(max(values))
-    return spark_line(values, summary=f"{metric_name(metric)}, last {SPARK_DAYS} days, at most {greatest} a day")
+    points = series.lines[0].points
+    greatest = readable_text(max(point.value for point in points))
+    return spark_line(
+        [point.value for point in points],
+        is_last_partial=points[-1].is_partial,
+        summary=f"{metric_name(metric)}, last {SPARK_DAYS} days, at most {greatest} a day",
+    )

@@ -37,14 +37,21 @@ def _to_event(content: Any) -> IncomingEvent | MalformedEvent:
     properties = _flatten(data or {})
     value = properties.pop("value", None)
     return IncomingEvent(
-        # The specification makes source and id unique together, so the key is built of both, unambiguously.
-        idempotency_key=f"{content['source']}#{content['id']}",
+        idempotency_key=_key_of(content["source"], content["id"]),
         customer=content.get("subject"),
         type=content["type"],
         timestamp=content.get("time"),
         value=value,
         properties=properties or None,
     )
+
+
+def _key_of(source: str, event_id: str) -> str:
+    """Return one key for source and id, which the specification makes unique together.
+
+    A source may hold a `#` of its own; it is escaped, so that no two pairs make the same key.
+    """
+    return f"{source.replace('%', '%25').replace('#', '%23')}#{event_id}"
 
 
 def _flatten(data: dict[str, Any]) -> dict[str, Any]:

@@ -2,20 +2,20 @@
 
 import re
 from collections.abc import Iterator
-from decimal import Decimal
 from typing import Any
 
 import msgspec
 
 from common.bodies import decode_json as decode_json_value
-from common.errors import ApplicationError, BadRequest
+from common.bodies import read_number
+from common.errors import ApplicationError, BadRequest, InvalidInput
 from metering.incoming import IncomingEvent, MalformedEvent
 
 JSON_TYPE = "application/json"
 NDJSON_TYPE = "application/x-ndjson"
 
-_one_event = msgspec.json.Decoder(IncomingEvent, float_hook=Decimal)
-_many_events = msgspec.json.Decoder(list[IncomingEvent], float_hook=Decimal)
+_one_event = msgspec.json.Decoder(IncomingEvent, float_hook=read_number)
+_many_events = msgspec.json.Decoder(list[IncomingEvent], float_hook=read_number)
 _many_raw = msgspec.json.Decoder(list[msgspec.Raw])
 
 # msgspec ends its messages with the place: "… - at `$[3].customer`".
@@ -33,7 +33,7 @@ def decode_json(body: bytes) -> list[IncomingEvent | MalformedEvent]:
         except msgspec.ValidationError:
             # Some member has a field of the wrong type: decode one by one, so that only that member is refused.
             return [decode_one(bytes(member)) for member in _many_raw.decode(body)]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except (BadRequest, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise _why_malformed(body) from None
 
 
@@ -55,7 +55,11 @@ def decode_one(body: bytes) -> IncomingEvent | MalformedEvent:
     try:
         return _one_event.decode(body)
     except msgspec.ValidationError as error:
-        return _malformed_event(decode_json_value(body), str(error))
+        try:
+            content = decode_json_value(body)
+        except InvalidInput:  # an integer of thousands of digits: this event's fault, not its neighbours'
+            content = None
+        return _malformed_event(content, str(error))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise _why_malformed(body) from None
 

@@ -80,7 +80,7 @@ def list_events(
     """Return events of `[start, end)`, newest first. `metric` narrows to the feeds of that metric."""
     conditions: list[Composable] = [SQL("TRUE")]
     if idempotency_keys is not None:
-        conditions.append(SQL("event.idempotency_key = ANY({})").format(Literal(list(idempotency_keys))))
+        conditions.append(SQL("event.idempotency_key = ANY({})").format(expressions.Constant(list(idempotency_keys))))
     if customer_id is not None:
         conditions.append(SQL("event.customer_id = {}").format(Literal(customer_id)))
     if metric is not None:
@@ -91,7 +91,8 @@ def list_events(
     if end is not None:
         conditions.append(SQL("event.occurred_at < {}").format(Literal(end)))
     for key, value in (properties or {}).items():
-        conditions.append(SQL("event.properties ->> {} = {}").format(Literal(key), Literal(value)))
+        names = expressions.Constant(key), expressions.Constant(value)
+        conditions.append(SQL("event.properties ->> {} = {}").format(*names))
     if before is not None:
         conditions.append(
             # The first half lets the index bound the scan; the second orders equal times by arrival.
@@ -105,7 +106,7 @@ def list_events(
 def find_event(*, organization: Organization, idempotency_key: str) -> EventRow | None:
     if "\x00" in idempotency_key:
         return None
-    rows = _select(organization, [SQL("event.idempotency_key = {}").format(Literal(idempotency_key))], 1)
+    rows = _select(organization, [SQL("event.idempotency_key = {}").format(expressions.Constant(idempotency_key))], 1)
     return rows[0] if rows else None
 
 

@@ -146,6 +146,7 @@ class _MemberSteps:
         """Return what the raw events of one customer's piece come to: the arbiter where sets contradict each other."""
         customer_id, group = key
         assert customer_id is not None
+        self.reading.require_raw([piece])
         selection = replace(self.reading.selection, customer_ids=[customer_id])
         rows = usage_sql.list_operations(selection, span=piece, raw=[piece])
         own = (row for row in rows if tuple(row.group) == group)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -90,12 +90,17 @@ class Reading:
                 has_hours=not (is_for_members and self.selection.uses_dimensions),
                 has_minutes=not is_for_members,
             )
-        raw_from = self.horizon.raw_from if self.horizon else None
-        if raw_from is not None and any(span.start < raw_from for span in cut.raw):
-            raise RangeNotKept(
-                f"Raw events before {raw_from.isoformat()} are no longer kept; ask for whole UTC hours there.",
-            )
+        self.require_raw(cut.raw)
         return cut
+
+    def require_raw(self, spans: Iterable[Span]) -> None:
+        """Raise `RangeNotKept` unless all raw events of the spans are kept."""
+        raw_from = self.horizon.raw_from if self.horizon else None
+        if raw_from is not None and any(span.start < raw_from for span in spans):
+            raise RangeNotKept(
+                f"Raw events before {raw_from.isoformat()} are no longer kept; ask for whole UTC hours there, "
+                "and for members that came and went on the same day for a customer's total.",
+            )
 
 
 @contextmanager

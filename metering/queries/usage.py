@@ -29,8 +29,8 @@ from metering.domain import (
     Granularity,
     Mode,
     Span,
-    bucket_at,
     calendar_period,
+    day_period,
     list_buckets,
     merge_cells,
     running_merges,
@@ -41,7 +41,7 @@ from metering.queries.members import MemberCell, list_members, union
 from metering.queries.reading import Filters, LineKey, Reading, snapshot
 from metering.sql.usage import CUSTOMER
 
-# More points than a chart can show or a person can read; an export asks for shorter ranges.
+# More points than a chart can show or a person can read; `queries.exports` reads longer series in pieces.
 MAX_POINTS = 50_000
 ROLLING_DAYS = 30
 ZERO = Decimal(0)
@@ -199,7 +199,7 @@ def get_series(
     if len(lines) * len(buckets) > MAX_POINTS:
         raise _too_many_points(len(lines) * len(buckets))
     skipped = len(read) - len(buckets)
-    partial = [_is_partial(bucket, start, end, now, mode) for bucket in buckets]
+    partial = [is_partial(bucket, start, end, now, mode) for bucket in buckets]
     return UsageSeries(
         start=start,
         end=end,
@@ -250,9 +250,9 @@ def _reach(buckets: Sequence[Span], mode: Mode, zone: ZoneInfo) -> datetime:
     if mode == Mode.MONTH_TO_DATE:
         return calendar_period(first, cycle_day=1, zone=zone).start
     if mode == Mode.ROLLING_30D:
-        day = first.astimezone(zone).date() - timedelta(days=ROLLING_DAYS - 1)
-        noon = datetime(day.year, day.month, day.day, 12, tzinfo=zone)
-        return bucket_at(noon, Granularity.DAY, zone).start
+        # Day by day: where a zone changed sides of the date line, a date is missing.
+        for _ in range(ROLLING_DAYS - 1):
+            first = day_period(first - timedelta(microseconds=1), zone=zone).start
     return first
 
 
@@ -267,7 +267,8 @@ def _windows(line: Sequence[Window], read: Sequence[Span], mode: Mode, zone: Zon
     return line
 
 
-def _is_partial(bucket: Span, start: datetime, end: datetime, now: datetime, mode: Mode) -> bool:
+def is_partial(bucket: Span, start: datetime, end: datetime, now: datetime, mode: Mode) -> bool:
+    """Tell whether the series' range or the present cuts the bucket short."""
     return bucket.end > min(end, now) or (mode == Mode.INCREMENTAL and bucket.start < start)
 
 

@@ -18,7 +18,8 @@ from accounts.models import Organization
 from accounts.services import record_audit
 from common.errors import Conflict
 from metering.catalogs import CATALOGS, MetricDefinition
-from metering.models import BatchState, Feed, IngestBatch, Metric, Series
+from metering.feeds import list_feed_ids
+from metering.models import Feed, IngestBatch, Metric, Series
 from metering.sql.store_events import FENCE_LOCK
 
 # What may change although events were counted: nothing that a number depends on.
@@ -78,27 +79,40 @@ def create_metric(*, organization: Organization, definition: MetricDefinition, a
 
 
 def update_metric(*, organization: Organization, metric: Metric, changes: Mapping[str, Any], actor: str) -> Metric:
-    """Change a metric. Raises `ImmutableMetric` when events were counted and a number would change its meaning."""
-    with _metrics_change(organization):
-        locked = Metric.objects.for_organization(organization).select_for_update().get(pk=metric.pk)
-        changed = {name: value for name, value in changes.items() if getattr(locked, name) != value}
-        frozen = sorted(changed.keys() - FREE_FIELDS)
-        if frozen and has_events(locked):
-            raise ImmutableMetric(
-                f"Events were counted in {metric.code!r}, so {', '.join(frozen)} can no longer change. "
-                "Create a new metric instead."
-            )
-        for name, value in changed.items():
-            setattr(locked, name, value)
-        locked.save(update_fields=list(changed))
-        if changed:
-            record_audit(
-                organization=organization,
-                actor=actor,
-                action="metric.updated",
-                target=metric.code,
-                details={"fields": sorted(changed)},
-            )
+    """Change a metric. Raises `ImmutableMetric` when events were counted and a number would change its meaning.
+
+    Raises `MetricExists` when another metric has the new code.
+    """
+    try:
+        with _metrics_change(organization):
+            return _update_locked(organization, metric, changes, actor)
+    except IntegrityError:
+        other = Metric.objects.for_organization(organization).filter(code=changes.get("code")).first()
+        if other is None:
+            raise
+        raise MetricExists(other) from None
+
+
+def _update_locked(organization: Organization, metric: Metric, changes: Mapping[str, Any], actor: str) -> Metric:
+    locked: Metric = Metric.objects.for_organization(organization).select_for_update().get(pk=metric.pk)
+    changed = {name: value for name, value in changes.items() if getattr(locked, name) != value}
+    frozen = sorted(changed.keys() - FREE_FIELDS)
+    if frozen and has_events(locked):
+        raise ImmutableMetric(
+            f"Events were counted in {metric.code!r}, so {', '.join(frozen)} can no longer change. "
+            "Create a new metric instead."
+        )
+    for name, value in changed.items():
+        setattr(locked, name, value)
+    locked.save(update_fields=list(changed))
+    if changed:
+        record_audit(
+            organization=organization,
+            actor=actor,
+            action="metric.updated",
+            target=metric.code,
+            details={"fields": sorted(changed)},
+        )
     return locked
 
 
@@ -132,12 +146,12 @@ def _by_code(organization: Organization, codes: Iterable[str]) -> dict[str, Metr
 
 
 def has_events(metric: Metric) -> bool:
-    """Tell whether events were counted in the metric, or may be in batches that wait to be. Two index probes."""
+    """Tell whether events were counted in the metric, or examined for it.
+
+    An event that did not feed the metric counts as well: under a new definition it might, although nobody looked
+    whether its value is one. Costs a probe, and for a metric without events a pass over the organization's batches.
+    """
     if Series.objects.for_organization(metric.organization_id).filter(metric_id=metric.pk).exists():
         return True
-    feeds = Feed.objects.for_organization(metric.organization_id).filter(metric_ids__contains=[metric.pk])
-    return (
-        IngestBatch.objects.for_organization(metric.organization_id)
-        .filter(state=BatchState.PENDING, feed_ids__overlap=list(feeds.values_list("pk", flat=True)))
-        .exists()
-    )
+    feed_ids = list_feed_ids(metric)
+    return IngestBatch.objects.for_organization(metric.organization_id).filter(feed_ids__overlap=feed_ids).exists()

@@ -20,6 +20,7 @@ from redis.exceptions import RedisError, ResponseError
 from redis.lock import Lock
 
 from accounts.models import Organization
+from common.bodies import read_number
 from common.errors import Unavailable
 from common.redis import redis_client
 from metering.admission import EventError
@@ -39,8 +40,9 @@ LOCK_SECONDS = 15
 
 logger = structlog.get_logger(__name__)
 
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(list[QueuedEvent])
+# JSON, not MessagePack, which knows neither decimals nor integers beyond 64 bits.
+_encoder = msgspec.json.Encoder(decimal_format="number")
+_decoder = msgspec.json.Decoder(list[QueuedEvent], float_hook=read_number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ def accept_events(
     """Examine the events and queue the good ones. Raises `Unavailable` when Redis is away or the queue is full."""
     check_batch_size(events)
     admitted, errors, _ = examine_events(organization=organization, events=events, now=now, limits=limits)
-    if organization.is_unmatched_kept:
+    if organization.is_unmatched_kept and limits in (None, IngestLimits()):  # as in `ingest_events`
         keep_unmatched(organization=organization, events=events, errors=errors, now=now)
     if admitted:
         queued = [_to_queued(events[event.index], now) for event in admitted]
@@ -86,7 +88,9 @@ def _append(entry: dict[Any, Any]) -> None:
 def drain_queue(*, now: datetime) -> int:
     """Store what waits in the queue; return how many events were taken off it. One drain at a time, by its lock."""
     client = redis_client()
-    with client.lock("meterbook:drain-lock", timeout=LOCK_SECONDS, blocking_timeout=0.1) as lock:
+    with client.lock(
+        "meterbook:drain-lock", timeout=LOCK_SECONDS, blocking_timeout=0.1, raise_on_release_error=False
+    ) as lock:
         clear_drain_mark()
         _ensure_group(client)
         drained = 0
@@ -132,7 +136,8 @@ def _store(client: Redis, entries: list[tuple[bytes, dict[bytes, bytes]]], now: 
         ids = [entry_id for entry_id, _ in members]
         # Both or neither: an entry acknowledged but not deleted would be read by nobody and stay for good.
         with client.pipeline(transaction=True) as settling:
-            settling.xack(STREAM, GROUP, *ids).xdel(STREAM, *ids)
+            settling.xack(STREAM, GROUP, *ids)
+            settling.xdel(STREAM, *ids)
             settling.execute()
         drained += len(events)
     return drained

@@ -55,12 +55,12 @@ WHERE batch.organization_id = %(organization)s AND batch.id IN (
 )
 """
 
-# Voids whose event is gone.
+# Voids whose event is gone, however young: a new event under the same key is not the one that was taken back.
 _DELETE_VOIDS = """
 DELETE FROM metering_eventvoid AS void
 WHERE void.organization_id = %(organization)s AND void.idempotency_key IN (
     SELECT old.idempotency_key FROM metering_eventvoid AS old
-    WHERE old.organization_id = %(organization)s AND old.voided_at < %(before)s
+    WHERE old.organization_id = %(organization)s
       AND NOT EXISTS (
           SELECT FROM metering_event AS event
           WHERE event.organization_id = old.organization_id AND event.idempotency_key = old.idempotency_key

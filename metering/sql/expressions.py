@@ -6,11 +6,21 @@ cannot disagree. The event's table alias is `event`. Admission guarantees that t
 
 from collections.abc import Sequence
 
+from psycopg.abc import AdaptContext
 from psycopg.sql import SQL, Composable, Composed, Literal
 
 from metering.models import Aggregation, Metric
 
 OTHER = "(other)"
+
+
+
+class Constant(Literal):
+    """A literal in a statement that also takes parameters, where a bare percent sign would begin a placeholder."""
+
+    def as_bytes(self, context: AdaptContext | None = None) -> bytes:
+        return super().as_bytes(context).replace(b"%", b"%%")
+
 
 NULL = SQL("NULL")
 NUMERIC_NULL = SQL("NULL::numeric")
@@ -23,7 +33,7 @@ def quantity(metric: Metric) -> Composable:
     if metric.aggregation == Aggregation.COUNT:
         return SQL("1::numeric") if metric.value_property else SQL("COALESCE(event.value, 1)")
     if metric.value_property:
-        return SQL("(event.properties ->> {})::numeric").format(Literal(metric.value_property))
+        return SQL("(event.properties ->> {})::numeric").format(Constant(metric.value_property))
     return SQL("event.value")
 
 
@@ -31,7 +41,7 @@ def member(metric: Metric) -> Composable:
     if metric.aggregation != Aggregation.COUNT_UNIQUE:
         return SQL("NULL::text")
     if metric.value_property:
-        return SQL("(event.properties ->> {})").format(Literal(metric.value_property))
+        return SQL("(event.properties ->> {})").format(Constant(metric.value_property))
     return SQL("event.member")
 
 
@@ -40,7 +50,7 @@ def is_fed(metric: Metric) -> Composable:
     if metric.aggregation == Aggregation.COUNT_UNIQUE:
         return SQL("{} IS NOT NULL").format(member(metric))
     if metric.value_property:
-        return SQL("jsonb_exists(event.properties, {})").format(Literal(metric.value_property))
+        return SQL("jsonb_exists(event.properties, {})").format(Constant(metric.value_property))
     if metric.aggregation == Aggregation.COUNT:
         return SQL("TRUE")
     return SQL("event.value IS NOT NULL")
@@ -49,11 +59,11 @@ def is_fed(metric: Metric) -> Composable:
 def dimension(metric: Metric, key: str) -> Composable:
     """Return the text under which the event groups in one dimension: null when absent, `(other)` when not listed."""
     values = next(entry.get("values") for entry in metric.dimensions if entry["key"] == key)
-    text = SQL("(event.properties ->> {})").format(Literal(key))
+    text = SQL("(event.properties ->> {})").format(Constant(key))
     if not values:
         return text
     return SQL("CASE WHEN {text} IS NULL OR {text} = ANY({values}) THEN {text} ELSE {other} END").format(
-        text=text, values=Literal(list(values)), other=Literal(OTHER)
+        text=text, values=Constant(list(values)), other=Constant(OTHER)
     )
 
 

@@ -39,7 +39,7 @@ CREATE TEMPORARY TABLE IF NOT EXISTS member_set_stage (
 TRUNCATE member_stage, member_set_stage
 """
 
-# One row per claimed event that names a member.
+# One row per claimed event that names a member. OFFSET 0 as in `roll_up`: always by event_by_offset.
 _STAGE = """
 INSERT INTO member_stage
 SELECT customer_id,
@@ -49,10 +49,14 @@ FROM (
     SELECT event.customer_id, {dimensions} AS dimensions, {member} AS member,
            event.occurred_at, event."offset", event.operation
     FROM unnest(%(batches)s::bigint[]) AS batch(id)
-    JOIN metering_event AS event
-      ON event.organization_id = %(organization)s
-     AND event."offset" >= batch.id << 13
-     AND event."offset" < (batch.id + 1) << 13
+    CROSS JOIN LATERAL (
+        SELECT *
+        FROM metering_event
+        WHERE organization_id = %(organization)s
+          AND "offset" >= batch.id << 13
+          AND "offset" < (batch.id + 1) << 13
+        OFFSET 0
+    ) AS event
     WHERE event.feed_id = ANY(%(feeds)s)
       AND {is_fed}
       AND NOT EXISTS (
@@ -166,12 +170,18 @@ class MemberSetRow(NamedTuple):
     removed: BitMap
 
 
+def create_stage() -> None:
+    """Create this connection's staging tables, or empty them."""
+    with connection.cursor() as cursor:
+        cursor.execute(_CREATE_STAGE)
+
+
 def add_batches(*, metric: Metric, batch_ids: Sequence[int], feed_ids: Sequence[int]) -> None:
     """Add the claimed events' members to the sets: days of every series, hours of the customers' totals."""
     organization_id = metric.organization_id
     names = {"organization": organization_id, "metric": metric.pk}
+    create_stage()
     with connection.cursor() as cursor:
-        cursor.execute(_CREATE_STAGE)
         cursor.execute(
             SQL(_STAGE).format(
                 dimensions=expressions.dimensions(metric),
@@ -180,6 +190,8 @@ def add_batches(*, metric: Metric, batch_ids: Sequence[int], feed_ids: Sequence[
             ),
             {**names, "batches": list(batch_ids), "feeds": list(feed_ids)},
         )
+        # Without statistics the planner takes the stage for tiny and joins row by row.
+        cursor.execute("ANALYZE member_stage")
         cursor.execute(_NUMBER_MEMBERS, names)
     grains = [(HOUR_WIDTH, True), (DAY_WIDTH, True)] + ([(DAY_WIDTH, False)] if metric.dimensions else [])
     for width, is_total in grains:
@@ -301,5 +313,5 @@ def replace_members(
         row = cursor.fetchone() or (None, None)
         added, removed = load_bitmap(row[0]), load_bitmap(row[1])
         place_members(added, removed, numbers, last)
-        cursor.execute(_CREATE_STAGE)
+    create_stage()
     upsert_sets(organization_id=organization_id, rows=[MemberSetRow(series_id, width, bucket_start, added, removed)])

@@ -52,6 +52,8 @@ SELECT id, event_count, feed_ids FROM running WHERE events_before < %(max_events
 # One row per customer, dimension values and bucket of the claimed events; minutes where minute rollups are kept,
 # hours before. max(ROW(…)) is the latest reading: greatest time, then greatest offset. A record has no cast to its
 # type, hence the way through text, once per group.
+# OFFSET 0 keeps the planner from turning the look-ups by event_by_offset, one per batch, into a scan of all events, as
+# it does while its statistics lag behind a fast-growing table.
 _STAGE = """
 INSERT INTO rollup_stage
 SELECT {metric}, customer_id, dimensions,
@@ -67,10 +69,14 @@ FROM (
                 ELSE date_bin('1 hour', event.occurred_at, 'epoch')
            END AS bucket_start
     FROM unnest(%(batches)s::bigint[]) AS batch(id)
-    JOIN metering_event AS event
-      ON event.organization_id = %(organization)s
-     AND event."offset" >= batch.id << 13
-     AND event."offset" < (batch.id + 1) << 13
+    CROSS JOIN LATERAL (
+        SELECT *
+        FROM metering_event
+        WHERE organization_id = %(organization)s
+          AND "offset" >= batch.id << 13
+          AND "offset" < (batch.id + 1) << 13
+        OFFSET 0
+    ) AS event
     WHERE event.feed_id = ANY(%(feeds)s)
       AND {is_fed}
       AND NOT EXISTS (
@@ -210,6 +216,8 @@ def create_stage() -> None:
 
 def create_series(*, organization_id: int) -> None:
     with connection.cursor() as cursor:
+        # Without statistics the planner takes the stage for tiny and joins row by row.
+        cursor.execute("ANALYZE rollup_stage")
         cursor.execute(_CREATE_SERIES, {"organization": organization_id})
 
 

@@ -33,6 +33,8 @@ CREATE TEMPORARY TABLE IF NOT EXISTS event_stage (
 ) ON COMMIT DELETE ROWS
 """
 
+_EMPTY_STAGE = "DELETE FROM event_stage"
+
 _OPEN_BATCH = """
 SELECT pg_advisory_xact_lock_shared(%(lock)s, %(organization)s), nextval('metering_ingestbatch_id_seq')
 """
@@ -145,6 +147,10 @@ def _ensure_stage() -> None:
             cursor.execute(_CREATE_STAGE)
         # Only then does the table outlive the transaction: one that is undone (a validation) takes it along.
         transaction.on_commit(partial(_stage_owners.add, connection.connection))
+    if connection.savepoint_ids:
+        # Part of a larger transaction: the rows of a batch before this one would still be there.
+        with connection.cursor() as cursor:
+            cursor.execute(_EMPTY_STAGE)
 
 
 def _copy_row(event: AdmittedEvent, offset: int, customer_ids: dict[str, int]) -> str:

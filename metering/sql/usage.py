@@ -86,7 +86,8 @@ FROM fed_event AS event
 """
 
 # Events that no rollup answers for: those of pending batches in the whole range, and rolled ones at its ragged
-# edges. Uses event_by_offset for the tail; event_by_customer_time or event_by_time for the edges.
+# edges. Uses event_by_offset for the tail (OFFSET 0: whatever the statistics say); event_by_customer_time or
+# event_by_time for the edges.
 _FED_EVENTS = """
 pending AS MATERIALIZED (
     SELECT id FROM metering_ingestbatch AS batch
@@ -94,10 +95,14 @@ pending AS MATERIALIZED (
 ), loose_event AS (
     SELECT event.*
     FROM pending
-    JOIN metering_event AS event
-      ON event.organization_id = %(organization)s
-     AND event."offset" >= pending.id << 13
-     AND event."offset" < (pending.id + 1) << 13
+    CROSS JOIN LATERAL (
+        SELECT *
+        FROM metering_event
+        WHERE organization_id = %(organization)s
+          AND "offset" >= pending.id << 13
+          AND "offset" < (pending.id + 1) << 13
+        OFFSET 0
+    ) AS event
     WHERE event.occurred_at >= %(start)s AND event.occurred_at < %(end)s
     UNION ALL
     SELECT event.*
@@ -271,7 +276,7 @@ def _events(selection: Selection, raw: Sequence[Span]) -> Composed:
     metric = selection.metric
     template = _FED_EVENTS if selection.as_of is None else _KNOWN_EVENTS
     filters = [
-        SQL("{} = ANY({})").format(expressions.dimension(metric, key), Literal(list(values)))
+        SQL("{} = ANY({})").format(expressions.dimension(metric, key), expressions.Constant(list(values)))
         for key, values in selection.filters.items()
     ]
     return SQL(template).format(
@@ -295,7 +300,7 @@ def _lines(selection: Selection) -> Composed:
         conditions.append(SQL("series.customer_id = ANY(%(customers)s)"))
     for key, values in selection.filters.items():
         place = expressions.dimension_position(metric, key)
-        conditions.append(SQL("series.dimensions[{}] = ANY({})").format(place, Literal(list(values))))
+        conditions.append(SQL("series.dimensions[{}] = ANY({})").format(place, expressions.Constant(list(values))))
     return SQL(_LINES).format(groups=_groups(selection, "series"), conditions=expressions.conjunction(conditions))
 
 

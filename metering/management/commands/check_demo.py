@@ -10,9 +10,9 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
+from meterbook import Client
 
 from config import env
-from meterbook import Client
 from metering import demo
 
 
@@ -32,7 +32,8 @@ class Command(BaseCommand):
         with Client(url or access["url"], access["api_key"]) as client:
             found = demo.totals_of_server(client, at=timezone.now())
         self._print_table(found)
-        wrong = sorted(carrier for carrier in expected.keys() | found.keys() if expected.get(carrier) != found.get(carrier))
+        carriers = expected.keys() | found.keys()
+        wrong = sorted(carrier for carrier in carriers if expected.get(carrier) != found.get(carrier))
         if wrong:
             raise CommandError(f"These airlines differ from the data frame: {', '.join(wrong)}.")
         self.stdout.write(f"\nAll {len(fields(demo.CarrierTotals)) * len(found)} totals equal those of the data frame.")
