@@ -3,6 +3,8 @@
 from typing import Any
 
 from allauth.account.decorators import secure_admin_login
+from allauth.account.models import EmailAddress
+from allauth.mfa.models import Authenticator
 from django.contrib import admin, messages
 from django.contrib.auth.models import Group
 from django.db.models import Model, QuerySet
@@ -26,11 +28,13 @@ from accounts.models import (
 # The admin signs in where everybody does: the same rate limits, the same second factor.
 admin.site.login = secure_admin_login(admin.site.login)  # type: ignore[method-assign]
 admin.site.site_header = admin.site.site_title = "Meterbook"
+# As the packages register them these show the secrets of second factors and let staff edit addresses.
+admin.site.unregister((Authenticator, EmailAddress))
 # Nobody has rights by groups here: a staff member sees everything or is not staff.
 admin.site.unregister(Group)
 
 
-class ReadOnlyAdmin(ModelAdmin):  # type: ignore[misc]  # unfold is not typed
+class ReadOnlyAdmin(ModelAdmin):
     """Shows rows; neither adds, nor changes, nor deletes."""
 
     show_full_result_count = False  # COUNT(*) of a large table would be the slowest part of the page
@@ -47,7 +51,7 @@ class ReadOnlyAdmin(ModelAdmin):  # type: ignore[misc]  # unfold is not typed
 
 
 @admin.register(User)
-class UserAdmin(ModelAdmin):  # type: ignore[misc]
+class UserAdmin(ModelAdmin):
     """People are switched off, not deleted: the audit log names them. Passwords are theirs alone to set."""
 
     list_display = ("email", "name", "is_active", "is_staff", "last_login", "created_at")
@@ -64,7 +68,7 @@ class UserAdmin(ModelAdmin):  # type: ignore[misc]
 
 
 @admin.register(Organization)
-class OrganizationAdmin(ModelAdmin):  # type: ignore[misc]
+class OrganizationAdmin(ModelAdmin):
     """Settings may be changed, through the service, so that the organization finds it in its audit log."""
 
     list_display = ("name", "zone", "rate_limit_per_minute", "created_at")
@@ -150,6 +154,26 @@ class AuditEntryAdmin(ReadOnlyAdmin):
     list_filter = ("action",)
     search_fields = ("actor", "target", "organization__name")
     list_select_related = ("organization",)
+
+
+@admin.register(EmailAddress)
+class EmailAddressAdmin(ReadOnlyAdmin):
+    list_display = ("email", "user", "primary", "verified")
+    search_fields = ("email",)
+    list_select_related = ("user",)
+
+
+@admin.register(Authenticator)
+class AuthenticatorAdmin(ReadOnlyAdmin):
+    """Deleting one lets a person who lost the second factor sign in by password and set up another."""
+
+    list_display = ("user", "type", "created_at", "last_used_at")
+    search_fields = ("user__email",)
+    list_select_related = ("user",)
+    exclude = ("data",)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return super(ReadOnlyAdmin, self).has_delete_permission(request, obj)
 
 
 def _actor(request: HttpRequest) -> str:

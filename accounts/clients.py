@@ -6,7 +6,6 @@ from django.template.loader import render_to_string
 
 from accounts.models import Invitation
 
-
 # The page where an invitation is accepted, before its token.
 INVITATION_PATH = "/invitations/"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from urllib.parse import urlencode
 
 from django.db.models import Q
@@ -263,8 +264,23 @@ class CustomerFormPage:
 
 
 @dataclass(frozen=True, slots=True)
+class Detail:
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRow:
+    created_at: datetime
+    actor: str
+    action: str
+    target: str
+    details: list[Detail]
+
+
+@dataclass(frozen=True, slots=True)
 class AuditLogPage:
-    entries: list[AuditEntry]
+    rows: list[AuditRow]
     next_url: str
     first_url: str
 
@@ -279,7 +295,23 @@ def get_audit_log(request: HttpRequest, caller: Caller) -> AuditLogPage:
     found = list(entries[: PAGE_SIZE + 1])
     shown = found[:PAGE_SIZE]
     return AuditLogPage(
-        entries=shown,
+        rows=[_audit_row(entry) for entry in shown],
         next_url=f"?before={shown[-1].pk}" if len(found) > PAGE_SIZE else "",
         first_url="?" if before else "",
     )
+
+
+def _audit_row(entry: AuditEntry) -> AuditRow:
+    details = [Detail(name, _detail_text(value)) for name, value in entry.details.items()]
+    return AuditRow(entry.created_at, entry.actor, entry.action, entry.target, details)
+
+
+def _detail_text(value: Any) -> str:
+    """Say a detail in words: lists with commas, changes with an arrow."""
+    if isinstance(value, dict) and value.keys() == {"from", "to"}:
+        return f"{_detail_text(value['from'])} \u2192 {_detail_text(value['to'])}"
+    if isinstance(value, list):
+        return ", ".join(map(_detail_text, value)) or "none"
+    if value is None or value == "":
+        return "none"
+    return str(value)

@@ -12,8 +12,16 @@ from accounts.models import Customer, Organization
 # Keys of projects and environments are parts of URLs and headers.
 KEY_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 
+SCOPE_CHOICES = [
+    (Scope.EVENTS_WRITE, "events:write: send and take back events"),
+    (Scope.USAGE_READ, "usage:read: read usage, metrics and events"),
+    (Scope.METRICS_WRITE, "metrics:write: define metrics, customers, projects"),
+    (Scope.BILLING_READ, "billing:read: read plans and invoices"),
+    (Scope.BILLING_WRITE, "billing:write: change them"),
+    (Scope.ADMIN, "admin: all of these, and members, keys and settings"),
+]
 LIFETIME_CHOICES = [("", "Never"), ("30", "In 30 days"), ("90", "In 90 days"), ("365", "In a year")]
-GRACE_CHOICES = [("24", "a day"), ("1", "an hour"), ("168", "a week"), ("0", "not at all")]
+GRACE_CHOICES = [("24", "for a day"), ("1", "for an hour"), ("168", "for a week"), ("0", "not at all")]
 CYCLE_DAY_CHOICES = [("", "As the metric says"), *((str(day), str(day)) for day in range(1, 29))]
 
 
@@ -63,7 +71,7 @@ class NewOrganizationForm(forms.Form):
 
 
 class InvitationForm(forms.Form):
-    email = forms.EmailField(label="E-mail")
+    email = forms.EmailField(label="Email")
     role = forms.ChoiceField()
 
     def __init__(self, *args: Any, roles: list[tuple[str, str]], **options: Any) -> None:
@@ -75,9 +83,9 @@ class InvitationForm(forms.Form):
 class ApiKeyForm(forms.Form):
     name = forms.CharField(max_length=100, help_text="Which service will use it.")
     scopes = forms.MultipleChoiceField(
-        choices=[(scope.value, scope.value) for scope in Scope],
+        choices=SCOPE_CHOICES,
         widget=forms.CheckboxSelectMultiple,
-        initial=[Scope.EVENTS_WRITE.value],
+        initial=[Scope.EVENTS_WRITE],
     )
     lifetime = forms.ChoiceField(label="Expires", choices=LIFETIME_CHOICES, required=False)
     customer = forms.CharField(

@@ -5,7 +5,7 @@ Does not own who may call: that is `accounts.api.base`.
 
 import base64
 import binascii
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -15,7 +15,7 @@ import msgspec
 from django.core.exceptions import PermissionDenied
 from django.core.exceptions import ValidationError as ModelValidationError
 from django.db import InterfaceError, OperationalError
-from django.db.models import Model, QuerySet
+from django.db.models import Field, Model, QuerySet
 from django.http import Http404, QueryDict
 from redis.exceptions import ConnectionError as RedisConnectionError
 from rest_framework import exceptions, negotiation, parsers, serializers
@@ -32,7 +32,6 @@ from common.errors import (
     NotAuthenticated,
     NotFound,
     PermissionRefused,
-    TooManyRequests,
     UnsupportedMediaType,
 )
 from common.middleware import store_unavailable
@@ -63,13 +62,14 @@ class JSONParser(parsers.BaseParser):
 class AlwaysFirstRenderer(negotiation.BaseContentNegotiation):
     """Answer JSON whatever `Accept` asks for: a 406 would help nobody."""
 
-    def select_parser(self, request: Request, parsers: Sequence[parsers.BaseParser]) -> parsers.BaseParser | None:
+    def select_parser(self, request: Request, parsers: Iterable[parsers.BaseParser]) -> parsers.BaseParser | None:
         return negotiation.DefaultContentNegotiation().select_parser(request, parsers)
 
     def select_renderer(
-        self, request: Request, renderers: Sequence[BaseRenderer], format_suffix: str | None = None
+        self, request: Request, renderers: Iterable[BaseRenderer], format_suffix: str | None = None
     ) -> tuple[BaseRenderer, str]:
-        return renderers[0], renderers[0].media_type or ""
+        first = next(iter(renderers))
+        return first, first.media_type or ""
 
 
 # --- fields and serializers -----------------------------------------------------------------------------------
@@ -199,13 +199,19 @@ def take_page(
     if cursor:
         [after] = decode_cursor(cursor, length=1)
         try:
-            value = rows.model._meta.get_field(field).to_python(after)
+            value = _column(rows, field).to_python(after)
         except ModelValidationError:
             raise _invalid_cursor() from None
         rows = rows.filter(**{f"{field}__{'lt' if is_newest_first else 'gt'}": value})
     found = list(rows[: limit + 1])
     is_last = len(found) <= limit
     return Page(found[:limit], None if is_last else encode_cursor(getattr(found[limit - 1], field)))
+
+
+def _column(rows: QuerySet[ModelType], name: str) -> "Field[Any, Any]":
+    column = rows.model._meta.get_field(name)
+    assert isinstance(column, Field)  # a page is sorted by a column, not by a relation
+    return column
 
 
 def encode_cursor(*values: str | int) -> str:
@@ -258,8 +264,6 @@ def _as_application_error(exception: Exception) -> ApplicationError | None:
             return NotAuthenticated(str(exception.detail), headers={"WWW-Authenticate": "Bearer"})
         case exceptions.PermissionDenied() | PermissionDenied():
             return PermissionRefused("You may not do this.")
-        case exceptions.Throttled():
-            return TooManyRequests(str(exception.detail), headers={"Retry-After": str(int(exception.wait or 1))})
         case OperationalError() | InterfaceError() | RedisConnectionError():
             return store_unavailable()
     return None

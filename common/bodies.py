@@ -18,7 +18,20 @@ from common.errors import BadRequest, FieldError, InvalidInput, TooLarge, Unsupp
 
 ACCEPTED_ENCODINGS = "gzip, zstd, identity"
 
-_json = msgspec.json.Decoder(float_hook=Decimal)
+# Stands for a number whose exponent no Decimal can hold. It has more digits than any field takes, so whoever
+# examines it refuses it.
+UNREADABLE_NUMBER = Decimal("1E+999999")
+
+
+def read_number(digits: str) -> Decimal:
+    """Return a JSON number with a fraction or an exponent, exactly; for msgspec's `float_hook`."""
+    try:
+        return Decimal(digits)
+    except InvalidOperation:
+        return UNREADABLE_NUMBER
+
+
+_json = msgspec.json.Decoder(float_hook=read_number)
 _BYTE_POSITION = re.compile(r"byte (\d+)")
 
 
@@ -92,7 +105,7 @@ def decode_json(body: bytes) -> Any:
     """Decode any JSON value. Raises `BadRequest` with the byte position where it stops being JSON."""
     try:
         return _json.decode(body)
-    except (msgspec.ValidationError, InvalidOperation):
+    except msgspec.ValidationError:  # of any value: an integer of thousands of digits
         raise InvalidInput.of("body", "A number is too long to be read.", "number_out_of_range") from None
     except UnicodeDecodeError as error:
         raise malformed_json("not valid UTF-8", error.start) from None

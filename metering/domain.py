@@ -16,6 +16,8 @@ from functools import reduce
 from typing import NamedTuple, Protocol, Self, TypeVar
 from zoneinfo import ZoneInfo
 
+import msgspec
+
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # A quantity has at most 48 digits, so sums of them are exact far beyond any number of events; Python's default
 # context would round at 28.
@@ -230,8 +232,7 @@ def _append_span(spans: list[Span], span: Span) -> None:
 # --- cells ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
+class Cell(msgspec.Struct, frozen=True):  # made by the thousand: a struct costs a fifth of a frozen dataclass
     """The aggregates of some events. Cells of disjoint events merge into the cell of all of them."""
 
     count: int = 0

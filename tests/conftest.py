@@ -3,6 +3,8 @@
 The databases come from `tests.embedded_services`.
 """
 
+import os
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -91,3 +93,14 @@ def client_for() -> Callable[[User], Client]:
         return client
 
     return make
+
+
+@pytest.fixture(scope="session")
+def chromium_path() -> str:
+    """Where the browser is; tests that need one are skipped without it. `make browser` installs it on Debian."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    candidates = [os.environ.get("METERBOOK_CHROMIUM"), *(shutil.which(name) for name in names)]
+    path = next((candidate for candidate in candidates if candidate), None)
+    if path is None:
+        pytest.skip("no browser: install chromium, or set METERBOOK_CHROMIUM to its path")
+    return path

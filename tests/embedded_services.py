@@ -37,6 +37,7 @@ def pytest_load_initial_conftests() -> Iterator[None]:
         os.environ["METERBOOK_SECRET_KEY"] = "only-for-tests"
     if "DATABASE_URL" not in os.environ or "REDIS_URL" not in os.environ:
         _start_missing(_create_data_dir())
+    _use_own_redis_database()
     return (yield)
 
 
@@ -52,6 +53,13 @@ def _create_data_dir() -> Path:
     state.create_data_dir(data_dir)
     os.environ["METERBOOK_DATA_DIR"] = str(data_dir)
     return data_dir
+
+
+def _use_own_redis_database() -> None:
+    """Give each worker of a parallel run another of Redis's 16 databases, as pytest-django does for PostgreSQL."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+    if worker and os.environ["REDIS_URL"].endswith("?db=0"):
+        os.environ["REDIS_URL"] = os.environ["REDIS_URL"].removesuffix("0") + str((int(worker) + 1) % 16)
 
 
 def _start_missing(data_dir: Path) -> None:

@@ -17,7 +17,7 @@ from common.api import NoQuery, StrictSerializer, read_query, validated
 
 class CallerView(APIView):
     # No OPTIONS: it would describe the view to anybody.
-    http_method_names: ClassVar[list[str]] = ["get", "post", "put", "patch", "delete", "head"]
+    http_method_names = ["get", "post", "put", "patch", "delete", "head"]
 
     # The scope that each method needs; None: any caller.
     scopes: ClassVar[Mapping[str, Scope | None]] = {}

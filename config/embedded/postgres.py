@@ -168,9 +168,15 @@ def _reachable_home(data_dir: Path, account: Account, say: Say) -> Path:
     """Return a directory for cluster and socket that the account can enter."""
     link = data_dir / "postgres"
     if link.is_symlink():
-        return link.resolve().parent
+        home = link.resolve().parent
+        if not home.is_dir():
+            raise PostgresFailed(
+                f"{link} leads to {home}, which is gone. Bring it back, or remove the link to begin anew."
+            )
+        return home
     if can_execute(data_dir, account):
         return data_dir
+    _tell_of_forgotten_homes(data_dir, say)
     home = SHARED_STATE / f"data-{secrets.token_hex(6)}"
     _open_directory(SHARED_STATE)
     _open_directory(home)
@@ -178,6 +184,13 @@ def _reachable_home(data_dir: Path, account: Account, say: Say) -> Path:
     link.symlink_to(home / "postgres")
     say(f"the account {account.name} cannot enter {data_dir}; PostgreSQL's data is in {home}")
     return home
+
+
+def _tell_of_forgotten_homes(data_dir: Path, say: Say) -> None:
+    """A data directory that was deleted leaves what it linked to; whether that is garbage only its owner knows."""
+    for origin in SHARED_STATE.glob("data-*/origin"):
+        if origin.read_text().strip() == str(data_dir):
+            say(f"data of an earlier {data_dir} is still in {origin.parent}; delete it if nobody needs it")
 
 
 def _reachable_binaries(account: Account, say: Say) -> Path:
@@ -324,12 +337,15 @@ def server_settings(site: PostgresSite) -> dict[str, str]:
         "wal_compression": "pglz",
         "wal_buffers": "32MB",
         "checkpoint_timeout": "15min",
-        "log_checkpoints": "off",
         "random_page_cost": "1.1",
         "jit": "off",
         "timezone": "UTC",
         "log_timezone": "UTC",
+        # What goes wrong is told without statements and rows: they hold customers' data.
         "log_line_prefix": "",
+        "log_checkpoints": "off",
+        "log_min_error_statement": "panic",
+        "log_error_verbosity": "terse",
         # Tables grow by inserts and rollups by updates: vacuum in small, frequent steps.
         "autovacuum_vacuum_scale_factor": "0.05",
         "autovacuum_vacuum_insert_scale_factor": "0.05",

@@ -62,13 +62,17 @@ class Child:
         pause = FIRST_PAUSE_SECONDS
         while not self._stopping.is_set():
             started = time.monotonic()
-            await self._live_once()
+            try:
+                await self._live_once()
+                epitaph = self._epitaph()
+            except OSError as error:  # no memory, no descriptors, no binary: that may pass, too
+                epitaph = f"could not be started ({error})"
             if self._stopping.is_set():
                 return
             self.death_count += 1
             if time.monotonic() - started > WELL_AFTER_SECONDS:
                 pause = FIRST_PAUSE_SECONDS
-            self._console.say(f"{self.name} {self._epitaph()}; starting it again in {pause:g} s")
+            self._console.say(f"{self.name} {epitaph}; starting it again in {pause:g} s")
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
             pause = min(pause * 2, LONGEST_PAUSE_SECONDS)

@@ -1,10 +1,10 @@
 """The terminal: each process's lines with time and name before them, in colour where somebody watches."""
 
 import os
-import sys
 import time
 from queue import Full, Queue
 from threading import Thread
+from typing import TextIO
 
 NAME_WIDTH = 9
 QUEUE_LINES = 10_000
@@ -17,15 +17,18 @@ class Console:
     A terminal that stopped reading (`make run | less`, Ctrl-S) must not stop the servers behind it.
     """
 
-    def __init__(self) -> None:
-        self._is_coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    def __init__(self, terminal: TextIO) -> None:
+        self._terminal = terminal
+        self._is_coloured = terminal.isatty() and "NO_COLOR" not in os.environ
         self._lines: Queue[str | None] = Queue(QUEUE_LINES)
         self._dropped = 0
         self._writer = Thread(target=self._write, name="console", daemon=True)
         self._writer.start()
 
     def say(self, text: str) -> None:
-        self.line("meterbook", text)
+        """Say something of our own, of one line or several."""
+        for line in text.splitlines():
+            self.line("meterbook", line)
 
     def line(self, name: str, text: str) -> None:
         mark = f"{time.strftime('%H:%M:%S')} {name:<{NAME_WIDTH}} |"
@@ -50,8 +53,8 @@ class Console:
     def _write(self) -> None:
         while (line := self._lines.get()) is not None:
             try:
-                sys.stdout.write(line + "\n")
+                self._terminal.write(line + "\n")
                 if self._lines.empty():
-                    sys.stdout.flush()
+                    self._terminal.flush()
             except OSError:  # nobody reads any more; keep emptying the queue
                 continue

@@ -6,10 +6,11 @@ complete. A load that was interrupted starts again: its events carry their keys,
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 import django
-from django.core.management import call_command, get_commands
+from django.core.management import CommandError, call_command, get_commands
 
 from config import env
 
@@ -29,7 +30,10 @@ def main() -> None:
     if COMMAND not in get_commands():
         print("this version has no demo")  # noqa: T201
         return
-    call_command(COMMAND, url=arguments.url, output=credentials_path(env.data_dir()))
+    try:
+        call_command(COMMAND, url=arguments.url, output=credentials_path(env.data_dir()))
+    except CommandError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

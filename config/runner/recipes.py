@@ -61,8 +61,8 @@ def worker(plan: Plan, environment: Mapping[str, str]) -> Recipe:
         *("--pool", "threads", "--concurrency", str(plan.worker_threads)),
         *("--without-gossip", "--without-mingle"),
     ]
-    # A task under way may finish; one that does not is run again, since tasks are acknowledged late.
-    return _recipe("worker", command, environment, grace_seconds=30)
+    # A task under way may finish; one that does not is rolled back, and run again at the next start.
+    return _recipe("worker", command, environment, grace_seconds=10)
 
 
 def beat(plan: Plan, environment: Mapping[str, str]) -> Recipe:

@@ -1,9 +1,8 @@
 """The order of things: servers, preparation, our processes, the demo; and the reverse on the way out."""
 
 import asyncio
-import fcntl
+import http.client
 import json
-import os
 import shutil
 import signal
 import time
@@ -11,7 +10,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -43,19 +41,18 @@ class Supervisor:
     async def run(self) -> int:
         """Start everything, wait for a signal, stop everything. Returns the exit status."""
         self._listen_to_signals()
-        with _DataDirLock(self.plan.data_dir):
-            starting = asyncio.create_task(self._start())
-            stopping = asyncio.create_task(self.stop_requested.wait())
-            await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            try:
-                if not starting.done():
-                    starting.cancel()
-                with suppress(asyncio.CancelledError):
-                    await starting
-                await stopping
-            finally:
-                stopping.cancel()
-                await self._stop()
+        starting = asyncio.create_task(self._start())
+        stopping = asyncio.create_task(self.stop_requested.wait())
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        try:
+            if not starting.done():
+                starting.cancel()
+            with suppress(asyncio.CancelledError):
+                await starting
+            await stopping
+        finally:
+            stopping.cancel()
+            await self._stop()
         return 0
 
     # --- starting --------------------------------------------------------------------------------
@@ -131,8 +128,8 @@ class Supervisor:
         path = credentials_path(self.plan.data_dir)
         if not self.plan.has_demo:
             return
-        if not path.exists():
-            await self._once(recipes.demo(self.plan, environment))
+        if not path.exists() and await self._once(recipes.demo(self.plan, environment)) != 0:
+            self.console.say("the demo is not complete; the next start goes on with it")
         if path.exists():
             for line in _welcome(self.plan, json.loads(path.read_text())):
                 self.console.say(line)
@@ -168,8 +165,6 @@ class Supervisor:
         return url
 
     def _web_answers(self) -> bool:
-        import http.client  # here: needed once, for a moment
-
         connection = http.client.HTTPConnection(self.plan.local_host, self.plan.port, timeout=5)
         try:
             connection.request("GET", "/health/live", headers={"Host": "localhost"})
@@ -206,30 +201,6 @@ class Supervisor:
         with suppress(FileNotFoundError):
             (self.plan.data_dir / "run" / state.SERVICES_FILE).unlink()
         self.console.say("stopped")
-
-
-class _DataDirLock:
-    """Hold the data directory's lock; the kernel lets go of it when we die, however we die."""
-
-    def __init__(self, data_dir: Path) -> None:
-        self._path = data_dir / "run" / "supervisor.lock"
-
-    def __enter__(self) -> None:
-        self._file = self._path.open("a+")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.seek(0)
-            raise CannotStart(
-                f"Meterbook already runs on {self._path.parent.parent} (process {self._file.read().strip()}). "
-                "Stop it, or choose another METERBOOK_DATA_DIR."
-            ) from None
-        self._file.truncate(0)
-        self._file.write(str(os.getpid()))
-        self._file.flush()
-
-    def __exit__(self, *_: Any) -> None:
-        self._file.close()
 
 
 def _start_postgres(site: postgres.PostgresSite, output: int) -> Any:

@@ -21,12 +21,18 @@ CELERY_TASK_ACKS_LATE = True
 CELERY_TASK_REJECT_ON_WORKER_LOST = True
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None  # for ever: Redis comes back
 CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 600}
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_TIMEZONE = "UTC"
 
 CELERY_BEAT_SCHEDULE = {
-    # The sweep is the safety net: ingest wakes the worker itself, but a wake-up is lost when Redis is away.
-    "metering.sweep_pending_batches": {"task": "metering.sweep_pending_batches", "schedule": 2.0},
+    # The sweep is the safety net: ingest wakes the worker itself, but a wake-up is lost when Redis is away. Sweeps that
+    # nobody ran while the worker was away expire: one finds everything.
+    "metering.sweep_pending_batches": {
+        "task": "metering.sweep_pending_batches",
+        "schedule": 2.0,
+        "options": {"expires": 10.0},
+    },
     "metering.prune_expired_rows": {"task": "metering.prune_expired_rows", "schedule": 3600.0},
 }

@@ -7,8 +7,9 @@ error and not the first half of a file, and a slow receiver holds no transaction
 from __future__ import annotations
 
 import re
+from contextlib import ExitStack
 from tempfile import SpooledTemporaryFile
-from typing import IO, Any
+from typing import Any
 
 from django.http import FileResponse
 from drf_spectacular.types import OpenApiTypes
@@ -18,7 +19,6 @@ from rest_framework.request import Request
 
 from accounts.domain import Scope
 from common.api import Text
-from common.errors import InvalidInput
 from metering.api import serializers as shapes
 from metering.api.base import get_subject
 from metering.api.export_formats import FORMATS, ExportFormat
@@ -83,10 +83,12 @@ class ExportView(UsageView):
         self._check_names()
         selection = self._read_export()
         export_format = FORMATS[self.query["format"]]
-        file = SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115  (the answer closes it)
-        with export_snapshot():
-            export_format.write(self._table(selection), file)
-        file.seek(0)
+        with ExitStack() as opened:
+            file = opened.enter_context(SpooledTemporaryFile(max_size=SPOOL_BYTES))
+            with export_snapshot():
+                export_format.write(self._table(selection), file)
+            file.seek(0)
+            opened.pop_all()  # from here on the answer closes it
         return FileResponse(
             file,
             as_attachment=True,

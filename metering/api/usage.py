@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -71,7 +71,7 @@ class UsageView(FreeNamesView):
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
         self.now = timezone.now()
-        if request.method in {"GET", "HEAD"}:
+        if request.method in {"GET", "HEAD"} and request.method in self.allowed_methods:
             self.subject = get_subject(self.caller, metric=self.query["metric"], customer=self.query.get("customer"))
             self._check_names()
 
@@ -203,6 +203,10 @@ class SeriesView(UsageView):
 
 
 def series_json(series: queries.UsageSeries) -> dict[str, Any]:
+    # All lines share one time axis, whose times are written as text once: a year of days for many customers is
+    # mostly times.
+    axis = series.lines[0].points if series.lines else []
+    times = [point.start.astimezone(UTC).isoformat().replace("+00:00", "Z") for point in axis]
     return {
         "start": series.start,
         "end": series.end,
@@ -210,9 +214,12 @@ def series_json(series: queries.UsageSeries) -> dict[str, Any]:
         "tz": series.zone,
         "complete_through": series.complete_through,
         # Buckets that the range or the present cuts short, by their start.
-        "partial": sorted({point.start for line in series.lines for point in line.points if point.is_partial}),
+        "partial": [time for time, point in zip(times, axis, strict=True) if point.is_partial],
         "series": [
-            {"group": line.group, "points": [[point.start, exact_text(point.value)] for point in line.points]}
+            {
+                "group": line.group,
+                "points": [[time, exact_text(point.value)] for time, point in zip(times, line.points, strict=True)],
+            }
             for line in series.lines
         ],
     }

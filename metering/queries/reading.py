@@ -12,7 +12,6 @@ from django.db import connection, transaction
 from accounts.models import Organization
 from common.errors import InvalidInput
 from metering.domain import Cell, Cut, Span, cut_range
-from metering.feeds import list_feed_ids
 from metering.models import Aggregation, Horizon, Metric
 from metering.sql import usage as usage_sql
 from metering.sql.usage import CUSTOMER, Selection
@@ -52,7 +51,6 @@ class Reading:
         is_summed_per_customer = metric.aggregation in {Aggregation.MAX, Aggregation.MIN, Aggregation.LATEST}
         selection = Selection(
             metric=metric,
-            feed_ids=list_feed_ids(metric),
             customer_ids=None if customer_id is None else [customer_id],
             filters=dict(filters or {}),
             group_by=[key for key in group_by if key != CUSTOMER],
@@ -65,15 +63,24 @@ class Reading:
     def counts_members(self) -> bool:
         return self.selection.metric.aggregation == Aggregation.COUNT_UNIQUE
 
-    def list_cells(self, buckets: Sequence[Span]) -> dict[LineKey, list[Cell]]:
-        """Return the dense cells of each line that has events. The buckets are contiguous."""
+    def list_cells(self, buckets: Sequence[Span], *, is_own_aggregate_only: bool = False) -> dict[LineKey, list[Cell]]:
+        """Return the dense cells of each line that has events. The buckets are contiguous.
+
+        With `is_own_aggregate_only` the cells hold only what the metric's own aggregation needs.
+        """
         cut = self.cut(buckets)
         span = Span(buckets[0].start, buckets[-1].end)
         edges = [bucket.start for bucket in buckets]
         empty = Cell()
         lines: dict[LineKey, list[Cell]] = {}
-        for row in usage_sql.list_cells(self.selection, span=span, edges=edges, cut=cut):
-            line = lines.setdefault((row.customer_id, tuple(row.group)), [empty] * len(buckets))
+        rows = usage_sql.list_cells(
+            self.selection, span=span, edges=edges, cut=cut, is_own_aggregate_only=is_own_aggregate_only
+        )
+        for row in rows:
+            key = (row.customer_id, tuple(row.group))
+            line = lines.get(key)
+            if line is None:
+                line = lines[key] = [empty] * len(buckets)
             line[row.bucket - 1] = Cell(
                 row.event_count, row.sum, row.min, row.max, row.last_at, row.last_offset, row.last_value
             )

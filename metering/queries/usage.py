@@ -11,14 +11,17 @@ summed (two customers with peaks 100 and 10 use 110), count_unique counts the me
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import reduce
+from itertools import repeat
+from operator import attrgetter
 from typing import TypeVar
 from zoneinfo import ZoneInfo
 
+import msgspec
 from pyroaring import BitMap
 
 from accounts.models import Customer, Organization
@@ -70,8 +73,7 @@ class BreakdownRow:
     usage: Usage
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
+class Point(msgspec.Struct, frozen=True):
     """One bucket, named by its aligned start. `is_partial`: the range or the present cuts it short."""
 
     start: datetime
@@ -189,7 +191,7 @@ def get_series(
         read += [Span(bucket.start, min(bucket.end, end)) for bucket in buckets]
     reading = Reading.prepare(organization, metric, customer_id, filters, group_by, as_of)
     with snapshot(metric):
-        cells = reading.list_cells(read)
+        cells = reading.list_cells(read, is_own_aggregate_only=True)
         members = list_members(reading, read) if reading.counts_members else {}
     windows = {key: _windows(line, read, mode, tz) for key, line in cells.items()}
     member_windows = {key: _windows(line, read, mode, tz) for key, line in members.items()}
@@ -198,7 +200,7 @@ def get_series(
     names = _customer_names(organization, lines, group_by)
     if len(lines) * len(buckets) > MAX_POINTS:
         raise _too_many_points(len(lines) * len(buckets))
-    skipped = len(read) - len(buckets)
+    shown = slice(len(read) - len(buckets), None)
     partial = [is_partial(bucket, start, end, now, mode) for bucket in buckets]
     return UsageSeries(
         start=start,
@@ -210,16 +212,18 @@ def get_series(
             SeriesLine(
                 _name_group(group, group_by, names),
                 [
-                    Point(
-                        bucket.start,
-                        _value(
+                    Point(bucket.start, value, is_cut)
+                    for bucket, is_cut, value in zip(
+                        buckets,
+                        partial,
+                        _list_values(
                             metric,
-                            [windows[key][skipped + place] for key in keys],
-                            (member_windows[key][skipped + place].added for key in member_lines.get(group, ())),
+                            [windows[key][shown] for key in keys],
+                            [member_windows[key][shown] for key in member_lines.get(group, ())],
+                            len(buckets),
                         ),
-                        partial[place],
+                        strict=True,
                     )
-                    for place, bucket in enumerate(buckets)
                 ],
             )
             for group, keys in lines.items()
@@ -275,21 +279,35 @@ def is_partial(bucket: Span, start: datetime, end: datetime, now: datetime, mode
 # --- numbers --------------------------------------------------------------------------------------------------
 
 
+# What a cell holds of a metric by its aggregation; None where it holds no such quantity.
+_QUANTITIES: Mapping[Aggregation, Callable[[Cell], Decimal | None]] = {
+    Aggregation.COUNT: lambda cell: Decimal(cell.count),
+    Aggregation.SUM: attrgetter("sum"),
+    Aggregation.MAX: attrgetter("max"),
+    Aggregation.MIN: attrgetter("min"),
+    Aggregation.LATEST: attrgetter("last_value"),
+}
+
+
 def _value(metric: Metric, cells: Sequence[Cell], members: Iterable[BitMap]) -> Decimal:
     """Return the metric's own aggregation over cells that are one per customer, or one for all where that is exact."""
-    match Aggregation(metric.aggregation):
-        case Aggregation.COUNT:
-            return Decimal(sum(cell.count for cell in cells))
-        case Aggregation.SUM:
-            return _sum(cell.sum for cell in cells)
-        case Aggregation.MAX:
-            return _sum(cell.max for cell in cells)
-        case Aggregation.MIN:
-            return _sum(cell.min for cell in cells)
-        case Aggregation.LATEST:
-            return _sum(cell.last_value for cell in cells)
-        case Aggregation.COUNT_UNIQUE:
-            return Decimal(len(union(members)))
+    if metric.aggregation == Aggregation.COUNT_UNIQUE:
+        return Decimal(len(union(members)))
+    return _sum(map(_QUANTITIES[Aggregation(metric.aggregation)], cells))
+
+
+def _list_values(
+    metric: Metric, cells: Sequence[Sequence[Cell]], members: Sequence[Sequence[MemberCell]], count: int
+) -> list[Decimal]:
+    """Return what `_value` makes of each place of some lines, which share one time axis of `count` places."""
+    if metric.aggregation == Aggregation.COUNT_UNIQUE:
+        at_place = zip(*members, strict=True) if members else repeat((), count)
+        return [_value(metric, (), (cell.added for cell in column)) for column in at_place]
+    quantity = _QUANTITIES[Aggregation(metric.aggregation)]
+    if len(cells) == 1:  # the usual case, and thousands of points
+        return [quantity(cell) or ZERO for cell in cells[0]]
+    columns = zip(*cells, strict=True) if cells else repeat((), count)
+    return [_sum(map(quantity, column)) for column in columns]
 
 
 def _usage(metric: Metric, cells: Sequence[Cell], members: BitMap) -> Usage:

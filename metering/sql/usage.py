@@ -16,7 +16,7 @@ from django.db import connection
 from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
 from metering.domain import Cut, Span
-from metering.models import Metric
+from metering.models import Aggregation, Metric
 from metering.sql import expressions
 
 CUSTOMER = "customer"
@@ -27,7 +27,6 @@ class Selection:
     """Which events of one metric a read is about. `customer_ids` None: all. Filters: AND over keys, OR within."""
 
     metric: Metric
-    feed_ids: Sequence[int]
     customer_ids: Sequence[int] | None = None
     filters: Mapping[str, Sequence[str]] = field(default_factory=dict)
     # Dimensions to split by, in order; the customer is always among the cells' columns if `is_per_customer`.
@@ -52,7 +51,7 @@ class CellRow(NamedTuple):
     sum: Decimal | None
     min: Decimal | None
     max: Decimal | None
-    last_at: datetime
+    last_at: datetime | None
     last_offset: int
     last_value: Decimal | None
 
@@ -85,14 +84,41 @@ SELECT event.customer_id, {groups} AS groups, event.occurred_at AS at, 1::bigint
 FROM fed_event AS event
 """
 
+# All feeds that ever fed the metric: an event counts in it exactly if its feed is among them.
+_FEEDS = """
+listening AS MATERIALIZED (
+    SELECT COALESCE(array_agg(id), ARRAY[]::bigint[]) AS feed_ids
+    FROM metering_feed
+    WHERE organization_id = %(organization)s AND metric_ids @> ARRAY[%(metric)s]::bigint[]
+)
+"""
+
 # Events that no rollup answers for: those of pending batches in the whole range, and rolled ones at its ragged
-# edges. Uses event_by_offset for the tail (OFFSET 0: whatever the statistics say); event_by_customer_time or
-# event_by_time for the edges.
+# edges, if it has any.
 _FED_EVENTS = """
 pending AS MATERIALIZED (
-    SELECT id FROM metering_ingestbatch AS batch
-    WHERE batch.organization_id = %(organization)s AND batch.state = 0 AND batch.feed_ids && %(feeds)s::bigint[]
+    SELECT id
+    FROM metering_ingestbatch AS batch
+    WHERE batch.organization_id = %(organization)s
+      AND batch.state = 0
+      AND batch.feed_ids && (SELECT feed_ids FROM listening)
 ), loose_event AS (
+    {loose}
+), fed_event AS (
+    SELECT event.customer_id, event.occurred_at, event."offset", event.operation,
+           {quantity} AS quantity, {member} AS member, {dimensions} AS dimensions
+    FROM loose_event AS event
+    WHERE event.feed_id = ANY((SELECT feed_ids FROM listening)::bigint[])
+      AND {customers} AND {is_fed} AND {filters}
+      AND NOT EXISTS (
+          SELECT FROM metering_eventvoid AS void
+          WHERE void.organization_id = event.organization_id AND void.idempotency_key = event.idempotency_key
+      )
+)
+"""
+
+# Uses event_by_offset; OFFSET 0 makes sure of it while the planner's statistics lag behind a fast-growing table.
+_TAIL_EVENTS = """
     SELECT event.*
     FROM pending
     CROSS JOIN LATERAL (
@@ -104,7 +130,10 @@ pending AS MATERIALIZED (
         OFFSET 0
     ) AS event
     WHERE event.occurred_at >= %(start)s AND event.occurred_at < %(end)s
-    UNION ALL
+"""
+
+# Uses event_by_customer_time or event_by_time.
+_EDGE_EVENTS = """
     SELECT event.*
     FROM unnest({starts}::timestamptz[], {ends}::timestamptz[]) AS piece(starts_at, ends_at)
     JOIN metering_event AS event
@@ -113,16 +142,6 @@ pending AS MATERIALIZED (
      AND event.occurred_at < piece.ends_at
      AND {customers}
     WHERE event."offset" >> 13 NOT IN (SELECT id FROM pending)
-), fed_event AS (
-    SELECT event.customer_id, event.occurred_at, event."offset", event.operation,
-           {quantity} AS quantity, {member} AS member, {dimensions} AS dimensions
-    FROM loose_event AS event
-    WHERE event.feed_id = ANY(%(feeds)s) AND {customers} AND {is_fed} AND {filters}
-      AND NOT EXISTS (
-          SELECT FROM metering_eventvoid AS void
-          WHERE void.organization_id = event.organization_id AND void.idempotency_key = event.idempotency_key
-      )
-)
 """
 
 # What was known at a time: events that had arrived and were not yet voided. Raw events alone, so it costs a scan of
@@ -135,7 +154,8 @@ fed_event AS (
     WHERE event.organization_id = %(organization)s
       AND event.occurred_at >= %(start)s AND event.occurred_at < %(end)s
       AND event.received_at <= %(as_of)s
-      AND event.feed_id = ANY(%(feeds)s) AND {customers} AND {is_fed} AND {filters}
+      AND event.feed_id = ANY((SELECT feed_ids FROM listening)::bigint[])
+      AND {customers} AND {is_fed} AND {filters}
       AND NOT EXISTS (
           SELECT FROM metering_eventvoid AS void
           WHERE void.organization_id = event.organization_id AND void.idempotency_key = event.idempotency_key
@@ -144,7 +164,6 @@ fed_event AS (
 )
 """
 
-# A record has no cast to its type, hence the way through text, once per row of the answer.
 _CELLS = """
 WITH {events}, line AS (
     {lines}
@@ -152,16 +171,42 @@ WITH {events}, line AS (
     {cells}
 ), per_bucket AS (
     SELECT {customer} AS customer_id, groups, width_bucket(at, %(edges)s::timestamptz[]) AS bucket,
-           sum(event_count)::bigint AS event_count, sum(value_sum) AS value_sum,
-           min(value_min) AS value_min, max(value_max) AS value_max,
-           max(last)::text::metering_reading AS last
+           {event_count} AS event_count, {value_sum} AS value_sum,
+           {value_min} AS value_min, {value_max} AS value_max, {last} AS last
     FROM cell
     GROUP BY 1, 2, 3
 )
 SELECT customer_id, groups, bucket, event_count, value_sum, value_min, value_max,
-       (last).occurred_at, (last)."offset", (last).value
+       (last).occurred_at, COALESCE((last)."offset", -1), (last).value
 FROM per_bucket
 """
+
+# What a cell is made of, by the columns of its row. A record has no cast to its type, hence the way through text, once
+# per row of the answer.
+_AGGREGATES = {
+    "event_count": SQL("sum(event_count)::bigint"),
+    "value_sum": SQL("sum(value_sum)"),
+    "value_min": SQL("min(value_min)"),
+    "value_max": SQL("max(value_max)"),
+    "last": SQL("max(last)::text::metering_reading"),
+}
+# What they are when nobody asks for them: the empty cell's.
+_NOTHING = {
+    "event_count": SQL("0::bigint"),
+    "value_sum": SQL("NULL::numeric"),
+    "value_min": SQL("NULL::numeric"),
+    "value_max": SQL("NULL::numeric"),
+    "last": SQL("NULL::metering_reading"),
+}
+# The aggregate that answers the metric's own aggregation. Members are not in cells: those only tell which lines exist.
+_OWN_AGGREGATE = {
+    Aggregation.COUNT: "event_count",
+    Aggregation.SUM: "value_sum",
+    Aggregation.MIN: "value_min",
+    Aggregation.MAX: "value_max",
+    Aggregation.LATEST: "last",
+    Aggregation.COUNT_UNIQUE: "event_count",
+}
 
 _TABLES = (
     ("days", "metering_rollup_day"),
@@ -170,8 +215,14 @@ _TABLES = (
 )
 
 
-def list_cells(selection: Selection, *, span: Span, edges: Sequence[datetime], cut: Cut) -> list[CellRow]:
-    """Return the cells of the buckets between the edges; empty ones have no row. One statement, one snapshot."""
+def list_cells(
+    selection: Selection, *, span: Span, edges: Sequence[datetime], cut: Cut, is_own_aggregate_only: bool = False
+) -> list[CellRow]:
+    """Return the cells of the buckets between the edges; empty ones have no row. One statement, one snapshot.
+
+    With `is_own_aggregate_only` the cells hold what the metric's own aggregation needs and nothing else: a series of
+    many points takes a third of the time.
+    """
     cells = [SQL(_EVENT_CELLS).format(groups=_event_groups(selection))]
     if selection.as_of is None:
         for name, table in _TABLES:
@@ -185,10 +236,18 @@ def list_cells(selection: Selection, *, span: Span, edges: Sequence[datetime], c
         lines=_lines(selection),
         cells=SQL("\n    UNION ALL\n").join(cells),
         customer=SQL("customer_id") if selection.is_per_customer else SQL("NULL::bigint"),
+        **_aggregates(selection, is_own_aggregate_only),
     )
     with connection.cursor() as cursor:
         cursor.execute(statement, {**_names(selection, span), "edges": list(edges)})
-        return [CellRow(*row) for row in cursor.fetchall()]
+        return list(map(CellRow._make, cursor.fetchall()))
+
+
+def _aggregates(selection: Selection, is_own_aggregate_only: bool) -> dict[str, Composable]:
+    if not is_own_aggregate_only:
+        return dict(_AGGREGATES)
+    own = _OWN_AGGREGATE[Aggregation(selection.metric.aggregation)]
+    return {**_NOTHING, own: _AGGREGATES[own]}
 
 
 # --- members --------------------------------------------------------------------------------------------------
@@ -264,7 +323,6 @@ def _names(selection: Selection, span: Span) -> dict[str, Any]:
     return {
         "organization": selection.metric.organization_id,
         "metric": selection.metric.pk,
-        "feeds": list(selection.feed_ids),
         "customers": None if selection.customer_ids is None else list(selection.customer_ids),
         "start": span.start,
         "end": span.end,
@@ -274,20 +332,24 @@ def _names(selection: Selection, span: Span) -> dict[str, Any]:
 
 def _events(selection: Selection, raw: Sequence[Span]) -> Composed:
     metric = selection.metric
+    loose = SQL(_TAIL_EVENTS)
+    customers = SQL("TRUE") if selection.customer_ids is None else SQL("event.customer_id = ANY(%(customers)s)")
+    if raw:
+        edges = SQL(_EDGE_EVENTS).format(starts=_starts(raw), ends=_ends(raw), customers=customers)
+        loose = SQL("    UNION ALL").join([loose, edges])
     template = _FED_EVENTS if selection.as_of is None else _KNOWN_EVENTS
     filters = [
         SQL("{} = ANY({})").format(expressions.dimension(metric, key), expressions.Constant(list(values)))
         for key, values in selection.filters.items()
     ]
-    return SQL(template).format(
+    return SQL(_FEEDS + ", " + template).format(
+        loose=loose,
         quantity=expressions.quantity(metric),
         member=expressions.member(metric),
         is_fed=expressions.is_fed(metric),
         dimensions=expressions.dimensions(metric),
-        customers=SQL("TRUE") if selection.customer_ids is None else SQL("event.customer_id = ANY(%(customers)s)"),
+        customers=customers,
         filters=expressions.conjunction(filters),
-        starts=_starts(raw),
-        ends=_ends(raw),
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 from django.test import Client
 
 from accounts.models import AuditEntry, Customer, Organization, Scope
-from accounts.services import ensure_customers
+from accounts.services import ensure_customers, update_organization
 from tests import factories
 
 pytestmark = pytest.mark.django_db
@@ -111,6 +111,24 @@ class TestBoundKey:
         ):
             assert (answer.status_code, answer.json()["code"]) == (403, "bound_key")
         assert Customer.objects.all_tenants().filter(external_id="new").count() == 0
+
+
+def test_bound_keys_leave_nothing_in_the_inbox(
+    api_client: Client, org: Organization, api_client_for: Callable[..., Client]
+) -> None:
+    """Or a replay, which has no bounds, would count what the key may not send."""
+    update_organization(organization=org, actor="test", changes={"is_unmatched_kept": True})
+    mine = factories.make_customer(organization=org, external_id="mine")
+    event = {"customer": "another", "metric": "not yet", "value": 1}
+
+    for bounds in ({"customer": mine}, {"metric_codes": ("calls",)}):
+        client = api_client_for(factories.make_api_key(organization=org, **bounds))
+        for durability in ("sync", "async"):
+            client.post(f"/v1/events?durability={durability}", event, content_type=JSON)
+    assert api_client.get("/v1/inbox").json()["data"] == []
+
+    api_client.post("/v1/events", event, content_type=JSON)
+    assert len(api_client.get("/v1/inbox").json()["data"]) == 1
 
 
 def test_metric_bound_key_sees_nothing_but_itself(org: Organization, api_client_for: Callable[..., Client]) -> None:

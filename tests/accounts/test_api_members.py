@@ -1,5 +1,7 @@
 """`/v1/members` and `/v1/invitations`."""
 
+from datetime import datetime
+
 import pytest
 from django.test import Client
 
@@ -80,7 +82,7 @@ class TestMembers:
 
 
 class TestInvitations:
-    def test_link_is_shown_once_and_works(self, api_client: Client, org: Organization, now) -> None:  # type: ignore[no-untyped-def]
+    def test_link_is_shown_once_and_works(self, api_client: Client, org: Organization, now: datetime) -> None:
         created = api_client.post(
             "/v1/invitations", {"email": "eve@example.test", "role": "developer"}, content_type=JSON
         )

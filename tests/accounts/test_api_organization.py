@@ -1,18 +1,20 @@
 """`/v1/organization`: reading and changing settings; and what every body is refused for."""
 
 import json
+from collections.abc import Callable
 
 import pytest
 from django.test import Client
 
 from accounts.models import AuditEntry, Organization, Scope
+from accounts.services import IssuedKey
 from tests import factories
 
 pytestmark = pytest.mark.django_db
 JSON = "application/json"
 
 
-def test_any_key_reads_it(org: Organization, api_client_for) -> None:  # type: ignore[no-untyped-def]
+def test_any_key_reads_it(org: Organization, api_client_for: Callable[[IssuedKey], Client]) -> None:
     key = factories.make_api_key(organization=org, scopes=(Scope.EVENTS_WRITE,))
 
     answer = api_client_for(key).get("/v1/organization")
@@ -23,9 +25,7 @@ def test_any_key_reads_it(org: Organization, api_client_for) -> None:  # type: i
 
 
 def test_settings_change_and_are_audited(api_client: Client, org: Organization) -> None:
-    answer = api_client.patch(
-        "/v1/organization", {"zone": "Europe/Berlin", "late_limit_days": 30}, content_type=JSON
-    )
+    answer = api_client.patch("/v1/organization", {"zone": "Europe/Berlin", "late_limit_days": 30}, content_type=JSON)
 
     assert answer.status_code == 200, answer.content
     org.refresh_from_db()
@@ -43,7 +43,7 @@ def test_a_change_to_the_same_is_no_change(api_client: Client, org: Organization
     assert not AuditEntry.objects.for_organization(org).filter(action="organization.updated").exists()
 
 
-def test_changing_needs_admin(org: Organization, api_client_for) -> None:  # type: ignore[no-untyped-def]
+def test_changing_needs_admin(org: Organization, api_client_for: Callable[[IssuedKey], Client]) -> None:
     key = factories.make_api_key(organization=org, scopes=tuple(set(Scope) - {Scope.ADMIN}))
 
     answer = api_client_for(key).patch("/v1/organization", {"name": "x"}, content_type=JSON)

@@ -61,7 +61,9 @@ class TestBody:
 
         assert answer.status_code in {400, 422}
 
-    @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "", "multipart/form-data"])
+    @pytest.mark.parametrize(
+        "content_type", ["text/plain", "application/x-www-form-urlencoded", "", "multipart/form-data"]
+    )
     def test_other_types_are_415(self, api_client: Client, content_type: str) -> None:
         answer = api_client.generic("PATCH", "/v1/organization", b'{"name": "x"}', content_type=content_type)
 
@@ -83,9 +85,13 @@ class TestBody:
     @given(
         body=st.recursive(
             st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-            lambda inner: st.lists(inner, max_size=4)
-            | st.dictionaries(
-                st.sampled_from(["name", "zone", "late_limit_days", "is_unmatched_kept"]) | st.text(), inner, max_size=4
+            lambda inner: (
+                st.lists(inner, max_size=4)
+                | st.dictionaries(
+                    st.sampled_from(["name", "zone", "late_limit_days", "is_unmatched_kept"]) | st.text(),
+                    inner,
+                    max_size=4,
+                )
             ),
             max_leaves=8,
         )
@@ -110,9 +116,7 @@ class TestCompression:
         return compressor.compress(content) + compressor.flush()
 
     def send(self, client: Client, body: bytes, encoding: str) -> Any:
-        return client.patch(
-            "/v1/organization", body, content_type=JSON, headers={"Content-Encoding": encoding}
-        )
+        return client.patch("/v1/organization", body, content_type=JSON, headers={"Content-Encoding": encoding})
 
     @pytest.mark.parametrize("encoding", ["gzip", "GZIP", "x-gzip", "zstd", "zstd-stream", "identity", ""])
     def test_understood(self, api_client: Client, org: Organization, encoding: str) -> None:

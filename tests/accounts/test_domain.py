@@ -15,12 +15,12 @@ from accounts.domain import (
 
 
 def test_every_role_has_its_scopes() -> None:
-    assert SCOPES_OF_ROLE == {
+    assert {
         Role.OWNER: frozenset(Scope),
         Role.ADMIN: frozenset(Scope),
         Role.DEVELOPER: {"events:write", "usage:read", "metrics:write"},
         Role.VIEWER: {"usage:read", "billing:read"},
-    }
+    } == SCOPES_OF_ROLE
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The optional limit of requests per key, against a real Redis."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
@@ -11,6 +12,7 @@ from accounts import rate_limits
 from accounts.models import Organization
 from accounts.rate_limits import take_request
 from accounts.services import IssuedKey, update_organization
+from tests import factories
 
 # No other test counts in this minute.
 NOON = datetime(2031, 5, 1, 12, 0, tzinfo=UTC)
@@ -80,10 +82,8 @@ class TestOverHTTP:
         assert outsider_client.get("/v1/organization").status_code == 200
 
     def test_each_key_has_its_own_share(
-        self, api_client: Client, org: Organization, api_client_for, api_key: IssuedKey  # type: ignore[no-untyped-def]
+        self, api_client: Client, org: Organization, api_client_for: Callable[[IssuedKey], Client]
     ) -> None:
-        from tests import factories
-
         update_organization(organization=org, actor="test", changes={"rate_limit_per_minute": 1})
         assert api_client.get("/v1/organization").status_code == 200
         assert api_client.get("/v1/organization").status_code == 429

@@ -36,9 +36,7 @@ class TestIssue:
         with pytest.raises(InvalidInput):
             issue_api_key(organization=org, actor="test", name="idle", scopes=[])
 
-    def test_refuses_the_customer_of_another_organization(
-        self, org: Organization, other_org: Organization
-    ) -> None:
+    def test_refuses_the_customer_of_another_organization(self, org: Organization, other_org: Organization) -> None:
         foreign = factories.make_customer(organization=other_org)
 
         with pytest.raises(InvalidInput):

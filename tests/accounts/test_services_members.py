@@ -1,15 +1,17 @@
 """Roles, the last owner, invitations."""
 
 import threading
-from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import pytest
 from django.core import mail
 from django.db import connection
+from django.utils import timezone
+from pytest_django import DjangoCaptureOnCommitCallbacks
 
 from accounts.models import AuditEntry, Invitation, Membership, Organization, Role, User
 from accounts.services import (
+    IssuedInvitation,
     accept_invitation,
     change_member_role,
     invite_member,
@@ -83,9 +85,7 @@ class TestRemove:
         assert AuditEntry.objects.for_organization(org).latest("id").action == "member.removed"
 
     def test_anybody_leaves_by_themselves(self, org: Organization, bob: User) -> None:
-        remove_member(
-            organization=org, actor=f"user:{bob.email}", actor_role=Role.VIEWER, membership=member(org, bob)
-        )
+        remove_member(organization=org, actor=f"user:{bob.email}", actor_role=Role.VIEWER, membership=member(org, bob))
 
         assert roles(org) == {"Alice": "owner"}
         assert AuditEntry.objects.for_organization(org).latest("id").action == "member.left"
@@ -114,9 +114,7 @@ def test_two_owners_leaving_at_once_leave_one(org: Organization, alice: User) ->
     def leave(user: User, membership: Membership) -> None:
         together.wait()
         try:
-            remove_member(
-                organization=org, actor=f"user:{user.email}", actor_role=Role.OWNER, membership=membership
-            )
+            remove_member(organization=org, actor=f"user:{user.email}", actor_role=Role.OWNER, membership=membership)
             outcomes.append("left")
         except ApplicationError as error:
             outcomes.append(error.code)
@@ -135,9 +133,16 @@ def test_two_owners_leaving_at_once_leave_one(org: Organization, alice: User) ->
 
 @pytest.mark.django_db
 class TestInvite:
-    def invite(self, org: Organization, now: datetime, **options: object):  # type: ignore[no-untyped-def]
-        fields: dict[str, object] = {"email": "Eve@Example.test", "role": Role.DEVELOPER, "actor_role": Role.ADMIN}
-        return invite_member(organization=org, actor="user:a", now=now, **(fields | options))  # type: ignore[arg-type]
+    def invite(
+        self,
+        org: Organization,
+        now: datetime,
+        *,
+        email: str = "Eve@Example.test",
+        role: Role = Role.DEVELOPER,
+        actor_role: Role = Role.ADMIN,
+    ) -> IssuedInvitation:
+        return invite_member(organization=org, actor="user:a", actor_role=actor_role, email=email, role=role, now=now)
 
     def test_invited_person_joins_with_the_role(self, org: Organization, now: datetime) -> None:
         issued = self.invite(org, now)
@@ -222,11 +227,9 @@ class TestInvite:
         assert not Invitation.objects.for_organization(org).exists()
 
     def test_mail_goes_out_after_the_commit_with_the_link(
-        self, org: Organization, django_capture_on_commit_callbacks: Callable[..., object], eager_tasks: None
+        self, org: Organization, django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks, eager_tasks: None
     ) -> None:
-        from django.utils import timezone
-
-        with django_capture_on_commit_callbacks(execute=True):  # type: ignore[attr-defined]
+        with django_capture_on_commit_callbacks(execute=True):
             issued = self.invite(org, timezone.now())
             assert mail.outbox == []
 

@@ -3,26 +3,33 @@
 from collections.abc import Callable, Iterator
 
 import pytest
+from meterbook import Client, RetryPolicy
 
 from accounts.services import IssuedKey
-from meterbook import Client, RetryPolicy
-from tests.clients.web_server import WebServer, web_server
+from tests.clients.web_server import Servers, WebServer, servers_on_test_database
 
 # Tests of failures should not wait as long as people would.
 IMPATIENT = RetryPolicy(attempts=3, first_delay=0.02, longest_delay=0.1)
 
 
 @pytest.fixture(scope="session")
-def shared_server(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebServer]:
-    with web_server(tmp_path_factory.mktemp("server") / "web.log") as server:
-        yield server
+def servers(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    with servers_on_test_database(tmp_path_factory.mktemp("servers")) as servers:
+        yield servers
 
 
 @pytest.fixture
-def server(shared_server: WebServer, transactional_db: None) -> WebServer:
-    """A running server that sees what the test writes, and the other way round."""
-    shared_server.start()
-    return shared_server
+def server(servers: Servers, transactional_db: None) -> WebServer:
+    """A running web server that sees what the test writes, and the other way round."""
+    servers.web.start()
+    return servers.web
+
+
+@pytest.fixture
+def stream_server(servers: Servers, server: WebServer) -> WebServer:
+    """The running server of streams, to which the web server redirects."""
+    servers.stream.start()
+    return servers.stream
 
 
 @pytest.fixture

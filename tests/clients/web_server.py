@@ -1,6 +1,6 @@
-"""The real web server in a process of its own, on the test database, for clients that speak HTTP.
+"""The real servers in processes of their own, on the test database, for clients that speak HTTP.
 
-It can be stopped and started again, which is what the tests of outages need.
+They can be stopped and started again, which is what the tests of outages need.
 """
 
 import os
@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGKILL
 
@@ -24,26 +25,27 @@ START_SECONDS = 30
 
 
 class WebServer:
-    """One web server process; `url` stays the same over restarts."""
+    """One server process: the web server, or (`interface="asgi"`) the streams. `url` stays the same over restarts."""
 
-    def __init__(self, environment: dict[str, str], log: Path) -> None:
-        self.port = _free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+    def __init__(self, port: int, environment: dict[str, str], log: Path, *, interface: str = "wsgi") -> None:
+        self.url = f"http://127.0.0.1:{port}"
         self._environment = environment
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
+        self._command = [
+            *(sys.executable, "-m", "granian", "--interface", interface, "--host", "127.0.0.1"),
+            *("--port", str(port), "--http", "1", "--no-ws", "--workers", "1"),
+            *(("--blocking-threads", "4") if interface == "wsgi" else ("--loop", "asyncio")),
+            f"config.{interface}:application",
+        ]
 
     def start(self) -> None:
-        if self._process is not None:
+        """Start it unless it runs. For the main thread alone: the server dies with the thread that started it."""
+        if self._process is not None and self._process.poll() is None:
             return
-        command = [
-            *(sys.executable, "-m", "granian", "--interface", "wsgi", "--host", "127.0.0.1"),
-            *("--port", str(self.port), "--http", "1", "--no-ws", "--workers", "1", "--blocking-threads", "4"),
-            "config.wsgi:application",
-        ]
         with self._log.open("ab") as log:
             self._process = spawn(
-                command,
+                self._command,
                 parent_death_signal=SIGKILL,
                 environment=self._environment,
                 output=log.fileno(),
@@ -52,11 +54,18 @@ class WebServer:
         deadline = time.monotonic() + START_SECONDS
         while not self._is_answering():
             assert time.monotonic() < deadline, f"The server does not start:\n{self._log.read_text()[-2000:]}"
-            time.sleep(0.05)
+            time.sleep(0.1)
 
     def stop(self) -> None:
         if self._process is not None:
             self._process.terminate()
+            self._process.wait(START_SECONDS)
+            self._process = None
+
+    def kill(self) -> None:
+        """End all of the server's processes at once, in the middle of whatever they do."""
+        if self._process is not None:
+            os.killpg(self._process.pid, SIGKILL)
             self._process.wait(START_SECONDS)
             self._process = None
 
@@ -85,16 +94,31 @@ def _test_database_url() -> str:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """The web server and the one that it sends listeners to."""
+
+    web: WebServer
+    stream: WebServer
+
+
 @contextmanager
-def web_server(log: Path) -> Iterator[WebServer]:
-    """Yield a server on the test database, not yet started; stop it at the end."""
+def servers_on_test_database(directory: Path) -> Iterator[Servers]:
+    """Yield the servers, not yet started; stop them at the end."""
+    web_port, stream_port = _free_port(), _free_port()
     environment = {
         **os.environ,
         "DJANGO_SETTINGS_MODULE": "config.settings.base",
         "DATABASE_URL": _test_database_url(),
+        "PORT": str(web_port),
+        "METERBOOK_STREAM_PORT": str(stream_port),
     }
-    server = WebServer(environment, log)
+    servers = Servers(
+        WebServer(web_port, environment, directory / "web.log"),
+        WebServer(stream_port, environment, directory / "stream.log", interface="asgi"),
+    )
     try:
-        yield server
+        yield servers
     finally:
-        server.stop()
+        servers.stream.kill()  # it would wait for listeners to hang up
+        servers.web.stop()

@@ -9,22 +9,22 @@ from pathlib import Path
 import pytest
 from django.core.management import call_command
 from django.utils import timezone
-
-from accounts.models import AuditEntry, Customer, Organization
 from meterbook import Client
+
+from accounts.models import Customer, Organization
 from metering import demo
 from metering.models import Event
 from metering.services.rollup import roll_up_organization
-from tests.clients.web_server import WebServer, web_server
+from tests.clients.web_server import WebServer, servers_on_test_database
 
 FLIGHTS = 336_776
 
 
 @pytest.fixture
 def server(transactional_db: None, tmp_path: Path) -> Iterator[WebServer]:
-    with web_server(tmp_path / "web.log") as server:
-        server.start()
-        yield server
+    with servers_on_test_database(tmp_path) as servers:
+        servers.web.start()
+        yield servers.web
 
 
 def load(server: WebServer, credentials: Path) -> str:

@@ -1,0 +1,149 @@
+"""The parts in their order, how long each takes, and what is required of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from benchmarks import distinct, ingest, reads
+from benchmarks.ceiling import measure_ceiling
+from benchmarks.history import History, write_history
+from benchmarks.installation import Installation
+from benchmarks.machine import describe_durability, describe_machine
+from benchmarks.memory import MemoryWatch
+from benchmarks.report import Results
+from benchmarks.tenant import Tenant, create_tenant, empty_hot_tables
+from benchmarks.together import measure_together
+
+# The issue's promises. A share is of the staged-COPY ceiling, measured in the same run.
+INGEST_SHARE = 0.5
+TOGETHER_SHARE = 0.3
+REALTIME_P50_MS, REALTIME_P99_MS = 5.0, 25.0
+YEAR_BY_DAY_P50_MS = 50.0
+GROWTH_FACTOR = 1.5
+
+CEILING = "staged COPY, 1 connection"
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much of everything: seconds per run, events of the two histories, members."""
+
+    ceiling_batches: int = 250
+    ingest_seconds: float = 5.0
+    together_seconds: float = 60.0
+    small_history: int = 1_000_000
+    large_history: int = 10_000_000
+    member_count: int = 1_000_000
+    read_repeats: int = 200
+    read_seconds: float = 3.0
+
+
+FULL = Scale()
+QUICK = Scale(
+    ceiling_batches=60,
+    ingest_seconds=2.0,
+    together_seconds=10.0,
+    small_history=100_000,
+    large_history=1_000_000,
+    member_count=100_000,
+    read_repeats=50,
+    read_seconds=1.0,
+)
+
+
+def measure(installation: Installation, parts: frozenset[str], *, is_quick: bool, now: datetime) -> Results:
+    """Measure these parts, the ceiling whenever something is compared to it. Prints every line as it is known."""
+    scale = QUICK if is_quick else FULL
+    started = time.monotonic()
+    results = Results(
+        date=now.isoformat(timespec="seconds"),
+        machine=describe_machine(installation.plan.data_dir),
+        durability=describe_durability(),
+        is_quick=is_quick,
+    )
+    watch = MemoryWatch(installation)
+    watch.start()
+    if parts & {"ingest", "together"}:
+        _measure_writes(installation, parts, scale, results)
+    if "reads" in parts:
+        _measure_reads(installation, scale, results, now)
+    if "distinct" in parts:
+        _measure_distinct(installation, scale, results, now)
+    for line in watch.stop():
+        results.add(line)
+    results.seconds = round(time.monotonic() - started, 1)
+    return results
+
+
+def _measure_writes(installation: Installation, parts: frozenset[str], scale: Scale, results: Results) -> None:
+    tenant = create_tenant("ingest")
+    for connections in (1, 2):
+        results.add(measure_ceiling(tenant, connections=connections, batches=scale.ceiling_batches))
+    with installation.running("web"):
+        if "ingest" in parts:
+            _measure_ingest(installation, tenant, scale, results)
+        if "together" in parts:
+            line = measure_together(installation, tenant, seconds=scale.together_seconds)
+            results.add(line)
+            results.require_share("ingest and rollup together", line, of=CEILING, at_least=TOGETHER_SHARE)
+
+
+def _measure_ingest(installation: Installation, tenant: Tenant, scale: Scale, results: Results) -> None:
+    for is_async in (False, True):
+        for batch_size in ingest.BATCH_SIZES:
+            line = ingest.measure_batch_size(
+                installation, tenant, batch_size=batch_size, seconds=scale.ingest_seconds, is_async=is_async
+            )
+            results.add(line)
+            if batch_size == ingest.COMPARED_BATCH_SIZE and not is_async:
+                results.require_share("ingest, sync, batch 1,000", line, of=CEILING, at_least=INGEST_SHARE)
+    results.add(ingest.measure_drain(installation, tenant, seconds=scale.ingest_seconds))
+    for share in ingest.REPEATED_SHARES:
+        results.add(
+            ingest.measure_repetitions(installation, tenant, repeated_share=share, seconds=scale.ingest_seconds)
+        )
+
+
+def _measure_reads(installation: Installation, scale: Scale, results: Results, now: datetime) -> None:
+    """Read a small history, then a larger one beside it: the smaller has every advantage."""
+    empty_hot_tables()
+    small, large = (f"reads at {count:,} events" for count in (scale.small_history, scale.large_history))
+    for part, event_count in ((small, scale.small_history), (large, scale.large_history)):
+        history = History(create_tenant(part), event_count, now)
+        results.add(write_history(history))
+        with installation.running("web"):
+            _read(installation, history, reads.list_reads(now), part, scale, results)
+            reads.check_against_raw(installation, history)
+    realtime = results.find(large, reads.REALTIME)
+    results.require("realtime p50, ms", realtime["p50 ms"], at_most=REALTIME_P50_MS)
+    results.require("realtime p99, ms", realtime["p99 ms"], at_most=REALTIME_P99_MS)
+    for name in (reads.YEAR_BY_DAY, reads.YEAR_BY_DAY_AND_CUSTOMER):
+        results.require(f"{name}, p50, ms", results.find(large, name)["p50 ms"], at_most=YEAR_BY_DAY_P50_MS)
+    for name, factor in reads.compare(results, small=small, large=large):
+        results.require(f"{name}: {large[9:]} to {small[9:]}", factor, at_most=GROWTH_FACTOR)
+
+
+def _measure_distinct(installation: Installation, scale: Scale, results: Results, now: datetime) -> None:
+    empty_hot_tables()
+    history = distinct.plan_history(member_count=scale.member_count, now=now)
+    results.add(write_history(history))
+    with installation.running("web"):
+        _read(installation, history, distinct.list_reads(now), "distinct", scale, results)
+        distinct.check_against_raw(installation, history)
+
+
+def _read(
+    installation: Installation,
+    history: History,
+    asked: Sequence[reads.Read],
+    part: str,
+    scale: Scale,
+    results: Results,
+) -> None:
+    for line in reads.measure_reads(
+        installation, history, asked, part=part, repeats=scale.read_repeats, seconds=scale.read_seconds
+    ):
+        results.add(line)

@@ -1,0 +1,299 @@
+"""Any read of any history equals a count over its raw events (rule 2 of the design), and so does its JSON.
+
+`METERBOOK_PROPERTY_CASES=20000 pytest tests/metering/test_property_usage.py` asks that many questions of fresh
+random histories; without it, the same few hundred every time.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Context, Decimal
+from fractions import Fraction
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from django.db import transaction
+from django.test import Client
+from django.utils import timezone
+from hypothesis import HealthCheck, Phase, given, note, settings
+
+from metering import queries
+from metering.domain import Granularity, Mode
+from metering.queries import Usage
+from metering.services.ingest import IngestResult
+from metering.services.retention import prune_organization
+from tests.metering.brute_force import BruteForce, Group, Numbers, Point, SentEvent
+from tests.metering.histories import METRICS, History, Prune, Question, Replace, RollUp, Send, Step, Void, histories
+from tests.metering.meter import Meter
+
+QUESTIONS_PER_HISTORY = 20
+CASES = int(os.environ.get("METERBOOK_PROPERTY_CASES", "0"))
+DEFAULT_CASES = 900
+# Every so many questions one is asked over HTTP as well.
+HTTP_EVERY = 4
+
+WIDE = Context(prec=400)
+
+
+@pytest.mark.django_db
+@pytest.mark.timeout(0)
+def test_every_read_of_a_random_history_equals_a_count_over_its_raw_events(meter: Meter, api_client: Client) -> None:
+    for metric in METRICS:
+        meter.define(
+            metric.code,
+            metric.aggregation,
+            event_type=metric.event_type,
+            value_property=metric.value_property or "",
+            dimensions=[
+                {"key": dimension.key, "values": dimension.values and list(dimension.values)}
+                for dimension in metric.dimensions
+            ],
+        )
+
+    @settings(
+        max_examples=(CASES or DEFAULT_CASES) // QUESTIONS_PER_HISTORY,
+        deadline=None,
+        derandomize=not CASES,
+        database=None,
+        # Shrinking takes minutes: worth it for who looks for the cause, not for who only wants to know.
+        phases=[Phase.generate, Phase.shrink] if CASES else [Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(histories(question_count=QUESTIONS_PER_HISTORY))
+    def check(history: History) -> None:
+        note(repr(history))
+        with transaction.atomic():
+            play = Play(meter, api_client, history.begins_at)
+            for step in history.steps:
+                play.take(step)
+            for place, question in enumerate(history.questions):
+                play.ask(question)
+                if place % HTTP_EVERY == 0:
+                    play.ask_over_http(question)
+            transaction.set_rollback(True)
+
+    check()
+
+
+@dataclass
+class Play:
+    """Tells the application and the brute force the same history, and asks both the same questions."""
+
+    meter: Meter
+    client: Client
+    now: datetime
+    truth: BruteForce = field(default_factory=lambda: BruteForce(METRICS))
+    times: list[datetime] = field(default_factory=list)
+
+    # --- telling ---
+
+    def take(self, step: Step) -> None:
+        self.now += step.pause
+        self.times.append(self.now)
+        match step.act:
+            case Send(events):
+                result = self.meter.send(*map(as_json, events), at=self.now)
+                assert_verdicts(result, self.truth.send(events, now=self.now))
+            case Void(pick):
+                if key := self._pick(pick):
+                    self.truth.void(key, now=self.now)
+                    self.meter.void(key, at=self.now)
+            case Replace(pick, event):
+                if (key := self._pick(pick)) and self.truth.send([event], now=self.now) == ["stored"]:
+                    self.truth.void(key, now=self.now)
+                    self.meter.replace(key, as_json(event), at=self.now)
+            case RollUp():
+                self.meter.roll_up(at=self.now)
+            case Prune():
+                prune_organization(organization=self.meter.organization, now=self.now)
+
+    def _pick(self, pick: int) -> str | None:
+        """Return the key of one event that counts."""
+        keys = [key for key, event in self.truth.known.items() if event.voided_at is None]
+        return keys[pick % len(keys)] if keys else None
+
+    # --- asking ---
+
+    def ask(self, question: Question) -> None:
+        if question.customer is not None and not self._is_seen(question.customer):
+            return
+        names: dict[str, Any] = {
+            "organization": self.meter.organization,
+            "metric": self.meter.metrics[question.metric.code],
+            "customer_id": question.customer and self.meter.customer_id(question.customer),
+            "as_of": self._as_of(question),
+            **question.selection(),
+        }
+        match question.kind:
+            case "usage":
+                assert numbers_of(queries.get_usage(**names)) == self._true_usage(question)
+            case "breakdown":
+                rows = queries.list_breakdown(group_by=question.group_by, **names)
+                found = {tuple(row.group[key] for key in question.group_by): numbers_of(row.usage) for row in rows}
+                assert len(found) == len(rows)
+                assert found == self._true_breakdown(question)
+                assert [row.usage.value for row in rows] == sorted((row.usage.value for row in rows), reverse=True)
+            case _:
+                series = queries.get_series(
+                    granularity=Granularity(question.granularity),
+                    zone=question.zone,
+                    mode=Mode(question.mode),
+                    group_by=question.group_by,
+                    now=self.now,
+                    **names,
+                )
+                found_points = {
+                    tuple(line.group[key] for key in question.group_by): [
+                        Point(point.start, Fraction(point.value), point.is_partial) for point in line.points
+                    ]
+                    for line in series.lines
+                }
+                assert found_points == self._true_series(question, self.now)
+
+    def ask_over_http(self, question: Question) -> None:
+        path = "/v1/usage" + {"usage": "", "breakdown": "/breakdown", "series": "/series"}[question.kind]
+        if question.kind == "breakdown" and not question.group_by:
+            return  # over HTTP a breakdown names what it breaks down by
+        response = self.client.get(f"{path}?{urlencode(self._parameters(question), doseq=True)}")
+        if question.customer is not None and not self._is_seen(question.customer):
+            assert response.status_code == 404
+            return
+        body = response.json()
+        assert response.status_code == 200, body
+        match question.kind:
+            case "usage":
+                assert json_numbers(body) == text_numbers(self._true_usage(question))
+            case "breakdown":
+                expected = self._true_breakdown(question)
+                assert {
+                    tuple(row["group"][key] for key in question.group_by): json_numbers(row) for row in body["rows"]
+                } == {group: text_numbers(numbers) for group, numbers in expected.items()}
+            case _:
+                lines = self._true_series(question, timezone.now())
+                assert {
+                    tuple(line["group"][key] for key in question.group_by): line["points"] for line in body["series"]
+                } == {
+                    group: [[text_of_time(point.start), text_of(point.value)] for point in points]
+                    for group, points in lines.items()
+                }
+                partial = {text_of_time(point.start) for points in lines.values() for point in points if point[2]}
+                assert body["partial"] == sorted(partial)
+
+    def _is_seen(self, customer: str) -> bool:
+        return any(event.sent.customer == customer for event in self.truth.known.values())
+
+    def _as_of(self, question: Question) -> datetime | None:
+        if question.as_of is None:
+            return None
+        step, later = question.as_of
+        return self.times[step] + later
+
+    def _parameters(self, question: Question) -> dict[str, Any]:
+        parameters: dict[str, Any] = {"metric": question.metric.code}
+        parameters |= {"from": question.start.isoformat(), "to": question.end.isoformat()}
+        parameters |= {f"filter[{key}]": values for key, values in question.filters.items()}
+        if question.customer is not None:
+            parameters["customer"] = question.customer
+        if as_of := self._as_of(question):
+            parameters["as_of"] = as_of.isoformat()
+        if question.kind != "usage" and question.group_by:
+            parameters["group_by"] = question.group_by
+        if question.kind == "series":
+            parameters |= {"granularity": question.granularity, "tz": question.zone, "mode": question.mode}
+        return parameters
+
+    # --- the truth ---
+
+    def _true_usage(self, question: Question) -> Numbers:
+        return self.truth.usage(
+            question.metric, customer=question.customer, as_of=self._as_of(question), **question.selection()
+        )
+
+    def _true_breakdown(self, question: Question) -> dict[Group, Numbers]:
+        return self.truth.breakdown(
+            question.metric,
+            group_by=question.group_by,
+            customer=question.customer,
+            as_of=self._as_of(question),
+            **question.selection(),
+        )
+
+    def _true_series(self, question: Question, now: datetime) -> dict[Group, list[Point]]:
+        return self.truth.series(
+            question.metric,
+            granularity=question.granularity,
+            zone=question.zone,
+            mode=question.mode,
+            group_by=question.group_by,
+            now=now,
+            customer=question.customer,
+            as_of=self._as_of(question),
+            **question.selection(),
+        )
+
+
+def assert_verdicts(result: IngestResult, expected: list[str]) -> None:
+    assert result.stored == expected.count("stored")
+    assert result.duplicates == expected.count("duplicate")
+    refused = {place: code for place, code in enumerate(expected) if code not in {"stored", "duplicate"}}
+    assert {error.index: error.code for error in result.errors} == refused
+
+
+# --- the same things in other words ---------------------------------------------------------------------------
+
+
+def as_json(event: SentEvent) -> dict[str, Any]:
+    sent: dict[str, Any] = {
+        "idempotency_key": event.key,
+        "customer": event.customer,
+        "type": event.type,
+        "properties": dict(event.properties),
+        "operation": event.operation,
+    }
+    if event.value is not None:
+        sent["value"] = event.value
+    if event.timestamp is not None:
+        sent["timestamp"] = event.timestamp.isoformat()
+    return sent
+
+
+def numbers_of(usage: Usage) -> Numbers:
+    def fraction(value: Decimal | None) -> Fraction | None:
+        return None if value is None else Fraction(value)
+
+    return Numbers(
+        Fraction(usage.value),
+        usage.count,
+        fraction(usage.sum),
+        fraction(usage.min),
+        fraction(usage.max),
+        usage.unique,
+        fraction(usage.last_value),
+        usage.last_event_at,
+    )
+
+
+def json_numbers(body: dict[str, Any]) -> dict[str, Any]:
+    return {name: body[name] for name in Numbers._fields}
+
+
+def text_numbers(numbers: Numbers) -> dict[str, Any]:
+    def plain(value: Any) -> Any:
+        if isinstance(value, Fraction):
+            return text_of(value)
+        return text_of_time(value) if isinstance(value, datetime) else value
+
+    return {name: plain(value) for name, value in numbers._asdict().items()}
+
+
+def text_of(value: Fraction) -> str:
+    """Return every digit of a decimal fraction, without trailing zeros."""
+    text = format(WIDE.divide(Decimal(value.numerator), Decimal(value.denominator)), "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def text_of_time(moment: datetime) -> str:
+    return moment.isoformat().replace("+00:00", "Z")

@@ -1,0 +1,113 @@
+"""Fixtures for pages: a browser per person, some usage to look at, and a counter of queries."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+
+from accounts.models import Organization, User
+from metering.catalogs import MetricDefinition
+from metering.models import Aggregation, Metric
+from metering.services.metrics import create_metric
+from tests import factories
+
+JSON = "application/json"
+
+
+@pytest.fixture
+def browser(client_for: Callable[[User], Client], alice: User, org: Organization) -> Client:
+    """Alice's: she owns `org`."""
+    return client_for(alice)
+
+
+@pytest.fixture
+def viewers_browser(client_for: Callable[[User], Client], bob: User) -> Client:
+    """Bob's: he may look."""
+    return client_for(bob)
+
+
+@pytest.fixture
+def outsiders_browser(client_for: Callable[[User], Client], charlie: User, other_org: Organization) -> Client:
+    return client_for(charlie)
+
+
+@pytest.fixture
+def page_url(org: Organization) -> Callable[[str], str]:
+    """Return a maker of addresses of `org`."""
+    return lambda path="": f"/o/{org.pk}/{path}"
+
+
+@pytest.fixture
+def make_metric(org: Organization) -> Callable[..., Metric]:
+    def make(code: str, aggregation: Aggregation = Aggregation.SUM, **fields: Any) -> Metric:
+        dimensions = tuple({"key": key, "values": None, "strict": False} for key in fields.pop("dimensions", ()))
+        definition = MetricDefinition(code=code, aggregation=aggregation, dimensions=dimensions, **fields)
+        return create_metric(organization=org, definition=definition, actor="test")
+
+    return make
+
+
+@pytest.fixture
+def send(api_client: Client) -> Callable[..., None]:
+    """Send events of `org` through the API, all of which must be stored."""
+
+    def send_events(*events: dict[str, Any]) -> None:
+        answer = api_client.post("/v1/events", list(events), content_type=JSON).json()
+        assert answer["stored"] == len(events), answer
+
+    return send_events
+
+
+@pytest.fixture
+def noon() -> datetime:
+    """Noon of yesterday, UTC: within every range that a page offers, and never in the future."""
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    return yesterday.replace(hour=12, minute=0, second=0, microsecond=0)
+
+
+@pytest.fixture
+def storage(make_metric: Callable[..., Metric], send: Callable[..., None], noon: datetime) -> Metric:
+    """A sum with two dimensions and three customers: 10 + 20 from acme, 5 from bolt, 1 from cargo; 36 in all."""
+    metric = make_metric("storage", unit="GB", name="Storage", dimensions=("region", "tier"))
+    quantities = [
+        ("acme", "10", "eu", "hot"),
+        ("acme", "20", "us", "cold"),
+        ("bolt", "5", "eu", "cold"),
+        ("cargo", "1", "us", "hot"),
+    ]
+    send(
+        *(
+            factories.make_event(
+                customer=customer,
+                type="storage",
+                value=value,
+                timestamp=noon.isoformat(),
+                properties={"region": region, "tier": tier},
+            )
+            for customer, value, region, tier in quantities
+        )
+    )
+    return metric
+
+
+@pytest.fixture
+def count_queries() -> Callable[[Client, str], int]:
+    """Return a counter of the queries of one visit; the first visit, which may fill caches, is not counted."""
+
+    def count(client: Client, url: str) -> int:
+        assert client.get(url).status_code == 200, url
+        with CaptureQueriesContext(connection) as queries:
+            client.get(url)
+        return len(queries)
+
+    return count
+
+
+def text_of(response: Any) -> str:
+    assert response.status_code == 200, response.status_code
+    text: str = response.content.decode()
+    return text

@@ -1,0 +1,433 @@
+"""Every route, visited by people who have no business there: nobody's data, no 500, nothing changed.
+
+A new route needs a line in `EXAMPLES`, or this module fails.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.test import Client
+from django.urls import URLPattern, URLResolver, get_resolver, reverse
+from django.utils import timezone
+
+from accounts.models import Environment, Membership, Organization, Role, User
+from accounts.services import IssuedKey, create_project, invite_member, update_organization
+from tests import factories
+
+JSON = "application/json"
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+# In everything of the victim's that no URL names: wherever it is seen, something leaked.
+SECRET = "victims-secret"
+
+
+@dataclass(frozen=True)
+class Example:
+    """How to reach the victim's things by a route: its parameters, and the query that names the rest."""
+
+    kwargs: dict[str, str] = field(default_factory=dict)
+    query: dict[str, str] = field(default_factory=dict)
+    # Anybody may visit: it holds no organization's data, or finds out itself who the visitor is.
+    is_public: bool = False
+
+
+def public(**kwargs: str) -> Example:
+    return Example(kwargs, is_public=True)
+
+
+# The values are attributes of `Victim`.
+METRIC_QUERY = {"metric": "metric_code", "customer": "external_id"}
+SERIES_QUERY = METRIC_QUERY | {"granularity": "granularity"}
+BREAKDOWN_QUERY = METRIC_QUERY | {"group_by": "dimension"}
+OF_ORGANIZATION = {"organization_id": "organization_id"}
+OF_METRIC_PAGE = OF_ORGANIZATION | {"code": "metric_code"}
+
+EXAMPLES = {
+    "health-live": public(),
+    "health-ready": public(),
+    "metrics": public(),
+    "event-stream": public(),
+    # The API of accounts.
+    "accounts_api:openapi": public(),
+    "accounts_api:docs": public(),
+    "accounts_api:organization": Example(),
+    "accounts_api:customers": Example(),
+    "accounts_api:customer": Example({"external_id": "external_id"}),
+    "accounts_api:api-keys": Example(),
+    "accounts_api:current-api-key": Example(),
+    "accounts_api:api-key": Example({"key_id": "key_id"}),
+    "accounts_api:rotate-api-key": Example({"key_id": "key_id"}),
+    "accounts_api:revoke-api-key": Example({"key_id": "key_id"}),
+    "accounts_api:projects": Example(),
+    "accounts_api:project": Example({"project_key": "project_key"}),
+    "accounts_api:environments": Example({"project_key": "project_key"}),
+    "accounts_api:environment": Example({"project_key": "project_key", "environment_key": "environment_key"}),
+    "accounts_api:members": Example(),
+    "accounts_api:member": Example({"member_id": "member_id"}),
+    "accounts_api:invitations": Example(),
+    "accounts_api:revoke-invitation": Example({"invitation_id": "invitation_id"}),
+    "accounts_api:audit-log": Example(),
+    # The API of metering.
+    "metering_api:events": Example(),
+    "metering_api:events-validate": Example(),
+    "metering_api:event": Example({"key": "event_key"}),
+    "metering_api:event-void": Example({"key": "event_key"}),
+    "metering_api:event-replace": Example({"key": "event_key"}),
+    "metering_api:inbox": Example(),
+    "metering_api:inbox-replay": Example(),
+    "metering_api:inbox-discard": Example(),
+    "metering_api:metrics": Example(),
+    "metering_api:metric": Example({"code": "metric_code"}),
+    "metering_api:catalogs": Example(),
+    "metering_api:catalog-install": Example({"name": "catalog"}),
+    "metering_api:usage": Example(query=METRIC_QUERY),
+    "metering_api:usage-realtime": Example(query=METRIC_QUERY),
+    "metering_api:usage-breakdown": Example(query=BREAKDOWN_QUERY),
+    "metering_api:usage-series": Example(query=SERIES_QUERY),
+    "metering_api:usage-export": Example(),
+    # Pages.
+    "accounts:home": Example(),
+    "accounts:new_organization": Example(),
+    "accounts:invitation": public(token="no_token"),
+    "accounts:customer_list": Example(OF_ORGANIZATION),
+    "accounts:new_customer": Example(OF_ORGANIZATION),
+    "accounts:edit_customer": Example(OF_ORGANIZATION | {"customer_id": "customer_id"}),
+    "accounts:organization_settings": Example(OF_ORGANIZATION),
+    "accounts:member_list": Example(OF_ORGANIZATION),
+    "accounts:change_role": Example(OF_ORGANIZATION | {"member_id": "member_id"}),
+    "accounts:remove_member": Example(OF_ORGANIZATION | {"member_id": "member_id"}),
+    "accounts:revoke_invitation": Example(OF_ORGANIZATION | {"invitation_id": "invitation_id"}),
+    "accounts:api_key_list": Example(OF_ORGANIZATION),
+    "accounts:rotate_api_key": Example(OF_ORGANIZATION | {"key_id": "key_id"}),
+    "accounts:revoke_api_key": Example(OF_ORGANIZATION | {"key_id": "key_id"}),
+    "accounts:project_list": Example(OF_ORGANIZATION),
+    "accounts:create_project": Example(OF_ORGANIZATION),
+    "accounts:create_environment": Example(OF_ORGANIZATION),
+    "accounts:audit_log": Example(OF_ORGANIZATION),
+    "metering:metric_list": Example(OF_ORGANIZATION),
+    "metering:new_metric": Example(OF_ORGANIZATION),
+    "metering:metric": Example(OF_METRIC_PAGE),
+    "metering:edit_metric": Example(OF_METRIC_PAGE),
+    "metering:archive_metric": Example(OF_METRIC_PAGE),
+    "metering:customer": Example(OF_ORGANIZATION | {"customer_id": "customer_id"}),
+    "metering:event_list": Example(OF_ORGANIZATION),
+    "metering:event_rows": Example(OF_ORGANIZATION),
+    "metering:event": Example(OF_ORGANIZATION, {"key": "event_key"}),
+    "metering:void_event": Example(OF_ORGANIZATION, {"key": "event_key"}),
+    "metering:inbox": Example(OF_ORGANIZATION),
+    "metering:catalog_list": Example(OF_ORGANIZATION),
+    "metering:install_catalog": Example(OF_ORGANIZATION | {"name": "catalog"}),
+    # django-allauth: about the visitor's own account only.
+    "account_confirm_email": public(key="no_token"),
+    "account_reset_password_from_key": public(uidb36="member_id", key="no_token"),
+}
+# Packages' own routes without parameters: sign-in pages, and the admin, which has a test of its own.
+PACKAGES = ("account_", "mfa_", "admin:")
+
+
+@dataclass(frozen=True)
+class Route:
+    name: str
+    path: str
+    parameters: frozenset[str]
+
+    @property
+    def is_api(self) -> bool:
+        return self.path.startswith("v1/")
+
+    @property
+    def example(self) -> Example:
+        if self.name not in EXAMPLES and not self.parameters and self.name.startswith(PACKAGES):
+            return Example(is_public=True)
+        return EXAMPLES[self.name]
+
+
+def list_routes(resolver: URLResolver | None = None, namespace: str = "", path: str = "") -> Iterator[Route]:
+    for entry in (resolver or get_resolver()).url_patterns:
+        here = path + str(entry.pattern)
+        parameters = frozenset(entry.pattern.regex.groupindex)
+        if isinstance(entry, URLResolver):
+            inner = f"{namespace}{entry.namespace}:" if entry.namespace else namespace
+            yield from (
+                Route(route.name, route.path, route.parameters | parameters)
+                for route in list_routes(entry, inner, here)
+            )
+        else:
+            yield Route(f"{namespace}{entry.name or ''}", here, parameters)
+
+
+ROUTES = list(list_routes())
+OURS = [route for route in ROUTES if not route.path.startswith("admin/")]
+
+
+@dataclass(frozen=True)
+class Victim:
+    """Somebody else's organization, with one of everything."""
+
+    organization_id: int
+    external_id: str
+    customer_id: int
+    key_id: int
+    project_key: str
+    environment_key: str
+    member_id: int
+    invitation_id: int
+    metric_code: str
+    event_key: str
+    catalog: str = "demo"
+    granularity: str = "day"
+    dimension: str = "place"
+    no_token: str = "x-y"
+
+    def url(self, route: Route, example: Example) -> str:
+        query = "&".join(f"{name}={getattr(self, value)}" for name, value in example.query.items())
+        path = reverse(route.name, kwargs={name: getattr(self, value) for name, value in example.kwargs.items()})
+        return f"{path}?{query}" if query else path
+
+
+@pytest.fixture
+def victim(org: Organization, alice: User, api_client: Client, api_key: IssuedKey) -> Victim:
+    User.objects.filter(pk=alice.pk).update(name=SECRET, email=f"{SECRET}@example.test")
+    update_organization(organization=org, actor=SECRET, changes={"name": SECRET, "is_unmatched_kept": True})
+    customer = factories.make_customer(organization=org, external_id="cust-of-victim", name=SECRET)
+    create_project(organization=org, actor=SECRET, key="project-of-victim", name=SECRET)
+    invitation = invite_member(
+        organization=org,
+        actor=SECRET,
+        actor_role=Role.OWNER,
+        email=f"{SECRET}@invited.test",
+        role=Role.VIEWER,
+        now=timezone.now(),
+    ).invitation
+    metric = {
+        "code": "metric-of-victim",
+        "aggregation": "sum",
+        "dimensions": [{"key": "place"}],
+        "description": SECRET,
+    }
+    event = {
+        "idempotency_key": "event-of-victim",
+        "customer": customer.external_id,
+        "metric": "metric-of-victim",
+        "value": 987654321,
+        "properties": {"place": SECRET},
+    }
+    unmatched = event | {"idempotency_key": "unmatched", "metric": "nothing-listens", "customer": SECRET}
+    assert api_client.post("/v1/metrics", metric, content_type=JSON).status_code == 201
+    assert api_client.post("/v1/events", [event, unmatched], content_type=JSON).json()["stored"] == 1
+    return Victim(
+        organization_id=org.pk,
+        external_id=customer.external_id,
+        customer_id=customer.pk,
+        key_id=api_key.api_key.pk,
+        project_key="project-of-victim",
+        environment_key=Environment.objects.for_organization(org).get().key,
+        member_id=Membership.objects.for_organization(org).get(user=alice).pk,
+        invitation_id=invitation.pk,
+        metric_code="metric-of-victim",
+        event_key="event-of-victim",
+    )
+
+
+@pytest.fixture
+def rows_of_victim(org: Organization) -> Callable[[], dict[str, Any]]:
+    """Return a reader of everything the organization owns, except when its keys were used last."""
+
+    def read() -> dict[str, Any]:
+        models = [model for model in apps.get_models() if any(f.name == "organization" for f in model._meta.fields)]
+        rows: dict[str, Any] = {
+            model._meta.label: sorted(map(repr, model._default_manager.filter(organization_id=org.pk).values_list()))
+            for model in models
+            if model._meta.label != "accounts.ApiKey"
+        }
+        keys = org.api_keys.values_list("pk", "revoked_at", "expires_at", "scopes")
+        return rows | {"keys": sorted(map(repr, keys)), "itself": Organization.objects.values().get(pk=org.pk)}
+
+    return read
+
+
+def visit(client: Client, url: str, headers: dict[str, str]) -> Iterator[tuple[str, Any]]:
+    """Visit by every method, with an empty form or object."""
+    for method in METHODS:
+        body, kind = ("{}", JSON) if url.startswith("/v1/") else ("", "application/x-www-form-urlencoded")
+        response = client.generic(method, url, body if method != "GET" else "", content_type=kind, headers=headers)
+        yield method, response
+
+
+def content_of(response: Any) -> str:
+    body = b"".join(response.streaming_content) if response.streaming else response.content
+    return body.decode() + "".join(f"{name}: {value}\n" for name, value in response.items())
+
+
+def test_every_route_has_an_example() -> None:
+    missing = {
+        route.name or route.path
+        for route in OURS
+        if route.name not in EXAMPLES and (route.parameters or not route.name.startswith(PACKAGES))
+    }
+    assert missing == set()
+    for route in OURS:
+        assert set(route.example.kwargs) == route.parameters, route.name
+
+
+def test_every_example_has_a_route() -> None:
+    assert set(EXAMPLES) - {route.name for route in OURS} == set()
+
+
+@pytest.mark.django_db
+class TestOutsiders:
+    """One test for each kind of visitor; all routes in it, because the victim's things are made once."""
+
+    def check(
+        self,
+        visitor: Client,
+        victim: Victim,
+        rows_of_victim: Callable[[], dict[str, Any]],
+        is_refusal: Callable[[Route, str, Any], bool],
+        user: User | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        before = rows_of_victim()
+        for route in OURS:
+            example = route.example
+            if user is not None:
+                visitor.force_login(user)  # again for each route: one of them signs out
+            for method, response in visit(visitor, victim.url(route, example), headers or {}):
+                told = f"{method} {route.name} → {response.status_code}"
+                assert response.status_code < 500 or route.name == "health-ready", told
+                assert SECRET not in content_of(response), told
+                if route.is_api and response.status_code >= 400:
+                    assert response["Content-Type"] == JSON, told
+                if not example.is_public:
+                    assert is_refusal(route, method, response), told
+        assert rows_of_victim() == before
+
+    def test_visitor_without_a_name(
+        self, client: Client, victim: Victim, rows_of_victim: Callable[[], dict[str, Any]]
+    ) -> None:
+        """401 under /v1, else the way to the sign-in page."""
+
+        def is_refusal(route: Route, method: str, response: Any) -> bool:
+            if route.is_api:
+                return response.status_code in {401, 405}
+            return response.status_code == 405 or (
+                response.status_code == 302 and response["Location"].startswith("/accounts/login/")
+            )
+
+        client.raise_request_exception = False
+        self.check(client, victim, rows_of_victim, is_refusal)
+
+    def test_key_of_another_organization(
+        self, outsider_client: Client, victim: Victim, rows_of_victim: Callable[[], dict[str, Any]]
+    ) -> None:
+        """404 for whatever is named and is another's; lists and writes know the key's own organization only."""
+
+        def is_refusal(route: Route, method: str, response: Any) -> bool:
+            if not route.is_api:
+                return response.status_code in {302, 405}  # a key is no session
+            is_named = bool(route.parameters or route.example.query) and route.name != "metering_api:catalog-install"
+            return (
+                not is_named or response.status_code in {404, 405} or (response.status_code == 422 and method != "GET")
+            )
+
+        self.check(outsider_client, victim, rows_of_victim, is_refusal)
+
+    def test_signed_in_member_of_another_organization(
+        self,
+        client: Client,
+        other_org: Organization,
+        charlie: User,
+        victim: Victim,
+        rows_of_victim: Callable[[], dict[str, Any]],
+    ) -> None:
+        """Pages of the organization are 404; naming it to the API is 404."""
+
+        def is_refusal(route: Route, method: str, response: Any) -> bool:
+            if route.is_api or route.parameters:
+                return response.status_code in {404, 405}
+            return response.status_code in {200, 302, 405}  # pages about the visitor
+
+        client.raise_request_exception = False
+        headers = {"Meterbook-Organization": str(victim.organization_id)}
+        self.check(client, victim, rows_of_victim, is_refusal, user=charlie, headers=headers)
+
+    def test_key_bound_to_another_customer(
+        self,
+        org: Organization,
+        api_client_for: Callable[[IssuedKey], Client],
+        victim: Victim,
+        rows_of_victim: Callable[[], dict[str, Any]],
+    ) -> None:
+        """Even with every scope: the key of one customer sees and changes nothing of the organization or its others.
+
+        The metrics' names are the organization's price list, not a secret from its customers.
+        """
+        from metering.models import Metric
+
+        Metric.objects.for_organization(org).update(description="")
+        bound = factories.make_api_key(
+            organization=org, customer=factories.make_customer(organization=org, external_id="bound")
+        )
+        visitor = api_client_for(bound)
+        before = rows_of_victim()
+        for route in OURS:
+            if not route.is_api or route.example.is_public:
+                continue
+            for method, response in visit(visitor, victim.url(route, route.example), {}):
+                told = f"{method} {route.name} → {response.status_code} {content_of(response)}"
+                assert response.status_code < 500, told
+                assert SECRET not in content_of(response), told
+                assert "987654321" not in content_of(response), told
+        assert rows_of_victim() == before
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("is_signed_in", [False, True])
+def test_admin_is_for_staff_alone(
+    client: Client, charlie: User, victim: Victim, rows_of_victim: Callable[[], dict[str, Any]], is_signed_in: bool
+) -> None:
+    if is_signed_in:
+        client.force_login(charlie)
+    before = rows_of_victim()
+    for route in ROUTES:
+        if not route.path.startswith("admin/") or not route.name.removeprefix("admin:"):
+            continue  # the one without a name answers what no other route knows
+        values = dict.fromkeys(route.parameters, str(victim.organization_id)) | {"app_label": "accounts"}
+        url = reverse(route.name, kwargs={name: values[name] for name in route.parameters})
+        for method in ("GET", "POST"):
+            response = client.generic(method, url, "", content_type="application/x-www-form-urlencoded")
+            told = f"{method} {url} → {response.status_code}"
+            assert response.status_code in {302, 403, 404, 405} or route.name in {
+                "admin:login",
+                "admin:jsi18n",
+                "admin:logout",
+            }, told
+            assert SECRET not in content_of(response), told
+    assert rows_of_victim() == before
+
+
+@pytest.mark.django_db
+def test_admin_without_a_name_for_the_route(client: Client) -> None:
+    assert client.get("/admin/nothing/here").status_code == 302
+
+
+def test_every_method_of_the_api_names_its_scope() -> None:
+    """A view that forgot one would raise `KeyError`: a 500, but no open door."""
+    from accounts.api.base import CallerView
+
+    def views(entries: list[URLPattern | URLResolver]) -> Iterator[type[CallerView]]:
+        for entry in entries:
+            if isinstance(entry, URLResolver):
+                yield from views(entry.url_patterns)
+            elif isinstance(view := getattr(entry.callback, "cls", None), type) and issubclass(view, CallerView):
+                yield view
+
+    found = list(views(get_resolver().url_patterns))
+    assert len(found) > 20
+    for view in found:
+        handled = {name.upper() for name in view.http_method_names if hasattr(view, name)} - {"HEAD"}
+        assert set(view.scopes) == handled, view
+        assert set(view.queries) <= handled, view
+        assert view.methods_for_bound_keys <= handled, view
