@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from django.db.models import Q
-from django.forms import Form
+from django.forms import BaseForm
 from django.http import HttpRequest
 
 from accounts.access import Caller
@@ -34,7 +34,7 @@ MAX_ID = 2**63 - 1
 class FormPage:
     """A page that is one form."""
 
-    form: Form
+    form: BaseForm
 
 
 # --- members --------------------------------------------------------------------------------------------------
@@ -55,9 +55,18 @@ class MemberRow:
 
 
 @dataclass(frozen=True, slots=True)
+class InvitationRow:
+    pk: int
+    email: str
+    role_label: str
+    invited_by: str
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class MemberListPage:
     members: list[MemberRow]
-    invitations: list[Invitation]
+    invitations: list[InvitationRow]
     form: InvitationForm
     # Set once, right after an invitation is made.
     invitation_link: str = ""
@@ -71,7 +80,7 @@ def get_member_list(
     invitations = list_open_invitations(caller.organization, now=now).order_by("email")
     return MemberListPage(
         members=[_member_row(member, caller) for member in members],
-        invitations=list(invitations),
+        invitations=[_invitation_row(invitation) for invitation in invitations],
         form=form,
         invitation_link=invitation_link,
         invitation_email=invitation_email,
@@ -94,6 +103,21 @@ def _member_row(member: Membership, caller: Caller) -> MemberRow:
     )
 
 
+def _invitation_row(invitation: Invitation) -> InvitationRow:
+    return InvitationRow(
+        pk=invitation.pk,
+        email=invitation.email,
+        role_label=invitation.get_role_display(),
+        invited_by=_person_of(invitation.invited_by),
+        expires_at=invitation.expires_at,
+    )
+
+
+def _person_of(actor: str) -> str:
+    """Return the address of an actor that is a person, other actors as they are."""
+    return actor.removeprefix("user:")
+
+
 def role_choices(caller: Caller) -> list[tuple[str, str]]:
     """Return the roles that the caller may give, the mightiest first."""
     return [(role.value, role.label) for role in Role if role in ROLES_MANAGED_BY[caller.role]]
@@ -113,7 +137,7 @@ def get_invitation_page(invitation: Invitation, request: HttpRequest) -> Invitat
         organization_name=invitation.organization.name,
         email=invitation.email,
         role_label=invitation.get_role_display(),
-        invited_by=invitation.invited_by.partition(":")[2] or invitation.invited_by,
+        invited_by=_person_of(invitation.invited_by),
         is_for_visitor=request.user.is_authenticated and request.user.email.lower() == invitation.email,
     )
 
@@ -303,7 +327,7 @@ def get_audit_log(request: HttpRequest, caller: Caller) -> AuditLogPage:
 
 def _audit_row(entry: AuditEntry) -> AuditRow:
     details = [Detail(name, _detail_text(value)) for name, value in entry.details.items()]
-    return AuditRow(entry.created_at, entry.actor, entry.action, entry.target, details)
+    return AuditRow(entry.created_at, _person_of(entry.actor), entry.action, entry.target, details)
 
 
 def _detail_text(value: Any) -> str:

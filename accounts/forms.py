@@ -29,7 +29,7 @@ def zone_choices() -> list[tuple[str, str]]:
     return [(zone, zone) for zone in sorted(available_timezones())]
 
 
-class OrganizationForm(forms.ModelForm):  # type: ignore[type-arg]  # not a generic at run time
+class OrganizationForm(forms.ModelForm):
     zone = forms.ChoiceField(label="Time zone", help_text="Where days and billing periods begin.")
 
     class Meta:

@@ -13,14 +13,14 @@ from zoneinfo import ZoneInfo
 
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
-from django.forms import Form
+from django.forms import BaseForm
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
 from django.utils import timezone
 
 from accounts.access import Caller, caller_for_session
-from accounts.models import Organization, Scope
+from accounts.models import Organization, Scope, User
 from common.errors import ApplicationError, NotFound, PermissionRefused
 
 # Where `/` leads: the organization that this browser looked at last.
@@ -103,7 +103,7 @@ def render_page(
 
 def get_shell(request: HttpRequest, caller: Caller, *, section: str) -> Shell:
     """One query: the organizations of the person."""
-    organizations = Organization.objects.filter(memberships__user_id=request.user.pk).order_by("name", "pk")
+    organizations = Organization.objects.filter(memberships__user=visitor(request)).order_by("name", "pk")
     can_administer = caller.has(Scope.ADMIN)
     settings_sections = SETTINGS_SECTIONS + (ADMIN_SECTIONS if can_administer else ())
     return Shell(
@@ -116,12 +116,18 @@ def get_shell(request: HttpRequest, caller: Caller, *, section: str) -> Shell:
     )
 
 
+def visitor(request: HttpRequest) -> User:
+    """Return the person who is signed in. For views behind `login_required` alone."""
+    assert isinstance(request.user, User)
+    return request.user
+
+
 def text_parameter(request: HttpRequest, name: str) -> str:
     """Return a query parameter without what PostgreSQL cannot store in a text."""
     return request.GET.get(name, "").replace("\x00", "").strip()
 
 
-def add_errors(form: Form, error: ApplicationError) -> None:
+def add_errors(form: BaseForm, error: ApplicationError) -> None:
     """Show a service's refusal in the form: at its fields where it names them, else above all."""
     if not error.errors:
         form.add_error(None, error.message)

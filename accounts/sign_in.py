@@ -5,6 +5,7 @@ import hashlib
 from typing import Any
 from urllib.parse import urlsplit
 
+import structlog
 from allauth.account.adapter import DefaultAccountAdapter
 from allauth.mfa.adapter import DefaultMFAAdapter
 from cryptography.fernet import Fernet
@@ -19,6 +20,8 @@ from accounts.models import User
 from accounts.queries import find_open_invitation, has_open_invitation
 from accounts.services import create_organization
 
+logger = structlog.get_logger("meterbook.sign_in")
+
 
 class AccountAdapter(DefaultAccountAdapter):
     def is_open_for_signup(self, request: HttpRequest) -> bool:
@@ -28,10 +31,14 @@ class AccountAdapter(DefaultAccountAdapter):
     def send_mail(self, template_prefix: str, email: str, context: dict[str, Any]) -> None:
         """Send a mail whose links lead to our public address, whatever `Host` the request claimed.
 
-        Otherwise a forged header would mail a password-reset link that leads to the forger's site.
+        Otherwise a forged header would mail a password-reset link that leads to the forger's site. A mail server
+        that is away is logged, not shown: signing up must not fail for it, and every mail here can be asked for again.
         """
         ours = {name: _at_public_url(value) if name.endswith("_url") else value for name, value in context.items()}
-        super().send_mail(template_prefix, email, ours)
+        try:
+            super().send_mail(template_prefix, email, ours)
+        except OSError as error:  # smtplib's errors are such
+            logger.error("mail_not_sent", template=template_prefix, reason=str(error))
 
 
 class MFAAdapter(DefaultMFAAdapter):

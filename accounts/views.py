@@ -36,7 +36,7 @@ from accounts.forms import (
     RotationForm,
 )
 from accounts.models import Organization
-from accounts.pages import LAST_ORGANIZATION, add_errors, organization_page, render_page
+from accounts.pages import LAST_ORGANIZATION, add_errors, organization_page, render_page, visitor
 from accounts.queries import (
     find_open_invitation,
     get_api_key,
@@ -75,7 +75,7 @@ read_or_post = require_http_methods(["GET", "HEAD", "POST"])
 @login_required
 def home(request: HttpRequest) -> HttpResponse:
     """Lead to the organization looked at last, else to the first by name, else to founding one."""
-    organizations = Organization.objects.filter(memberships__user_id=request.user.pk)
+    organizations = Organization.objects.filter(memberships__user=visitor(request))
     last = organizations.filter(pk=request.session.get(LAST_ORGANIZATION, 0)).first()
     organization = last or organizations.order_by("name", "pk").first()
     if organization is None:
@@ -88,7 +88,8 @@ def home(request: HttpRequest) -> HttpResponse:
 def new_organization(request: HttpRequest) -> HttpResponse:
     form = NewOrganizationForm(request.POST or None)
     if form.is_valid():
-        organization = create_organization(**form.cleaned_data, owner=request.user, actor=f"user:{request.user.email}")
+        founder = visitor(request)
+        organization = create_organization(**form.cleaned_data, owner=founder, actor=f"user:{founder.email}")
         return redirect("metering:metric_list", organization.pk)
     return render(request, "accounts/new_organization.html", {"page": FormPage(form)})
 

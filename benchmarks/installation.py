@@ -53,16 +53,26 @@ class Installation:
 
     @contextmanager
     def running(self, *names: str) -> Iterator[None]:
-        """Run some of our processes (`web`, `stream`, `worker`, `beat`) for as long as the block lasts."""
+        """Run some of our processes (`web`, `worker`, `beat`) for as long as the block lasts."""
         with ExitStack() as stack:
             for name in names:
-                recipe: Recipe = getattr(recipes, name)(self.plan, self.environment)
+                recipe = self._recipe(name)
                 process = self.processes[name] = recipe.start(self.log)
                 stack.callback(self.processes.pop, name)
                 stack.callback(_end, process, SIGTERM, recipe.grace_seconds)
             if "web" in names:
                 self._await_web()
             yield
+
+    def _recipe(self, name: str) -> Recipe:
+        match name:
+            case "web":
+                return recipes.web(self.plan, self.environment)
+            case "worker":
+                return recipes.worker(self.plan, self.environment)
+            case "beat":
+                return recipes.beat(self.environment)
+        raise ValueError(name)
 
     def _await_web(self) -> None:
         deadline = time.monotonic() + WEB_PATIENCE_SECONDS

@@ -17,6 +17,7 @@ from django.core.exceptions import ValidationError as ModelValidationError
 from django.db import InterfaceError, OperationalError
 from django.db.models import Field, Model, QuerySet
 from django.http import Http404, QueryDict
+from drf_spectacular.utils import extend_schema_field
 from redis.exceptions import ConnectionError as RedisConnectionError
 from rest_framework import exceptions, negotiation, parsers, serializers
 from rest_framework.renderers import BaseRenderer
@@ -76,7 +77,16 @@ class AlwaysFirstRenderer(negotiation.BaseContentNegotiation):
 
 
 class StrictSerializer(serializers.Serializer[Any]):
-    """A serializer that refuses what it does not know, naming every unknown field."""
+    """A serializer that refuses what it does not know, naming every unknown field.
+
+    `partial` lets a change name only what it changes. DRF's own would let nested objects be incomplete too.
+    """
+
+    def __init__(self, *args: Any, partial: bool = False, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if partial:
+            for field in self.fields.values():
+                field.required, field.default = False, serializers.empty
 
     def to_internal_value(self, data: Any) -> Any:
         if isinstance(data, Mapping):
@@ -125,8 +135,9 @@ class WholeNumber(serializers.IntegerField):
         return number
 
 
+@extend_schema_field({"oneOf": [{"type": "string", "format": "date-time"}, {"type": "integer"}]})
 class Moment(serializers.DateTimeField):
-    """RFC 3339 with an offset or integer Unix time in; RFC 3339 UTC out."""
+    """A time from outside: RFC 3339 with an offset, or integer Unix time."""
 
     def to_internal_value(self, value: Any) -> datetime:
         try:

@@ -11,7 +11,9 @@ SUFFIXES = ((Decimal("1e12"), "T"), (Decimal("1e9"), "B"), (Decimal("1e6"), "M")
 
 def exact_text(value: Decimal) -> str:
     """Return every digit, without exponent or trailing zeros: `12.5`, `1000`."""
-    text = format(value, "f")
+    text = str(value)
+    if "E" in text:
+        text = format(value, "f")
     if "." in text:
         text = text.rstrip("0").rstrip(".")
     return "0" if text in {"-0", ""} else text

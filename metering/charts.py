@@ -6,12 +6,14 @@ stretched view box; down, it has fixed pixels. All arithmetic is Decimal: a quan
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from functools import reduce
 from typing import Any
 
 from common.numbers import exact_text, readable_text, short_text
+from metering.domain import EXACT
 
 PLOT_HEIGHT = 240
 TOP_ROOM = 14  # so that the topmost label and bar are not cut off
@@ -19,6 +21,7 @@ AXIS_HEIGHT = 26
 # Lines are drawn in a box this wide and stretched to the plot; strokes keep their width.
 STRETCHED_WIDTH = Decimal(1000)
 BAR_SHARE = Decimal("0.78")  # of its slot; the rest is the gap
+THINNEST_BAR = Decimal("0.5")  # pixels: a small value is still something
 Y_TICK_COUNTS = (4, 5, 6)
 X_TICK_COUNT = 7
 NICE_STEPS = (Decimal(1), Decimal(2), Decimal("2.5"), Decimal(5), Decimal(10))
@@ -74,8 +77,15 @@ class Bar:
     width: str
     y: str
     height: str
-    colour: str
     is_partial: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """The bars of one line."""
+
+    colour: str
+    bars: list[Bar]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +105,7 @@ class Chart:
     y_ticks: list[YTick]
     x_ticks: list[XTick]
     hover: dict[str, Any]
-    bars: list[Bar] = field(default_factory=list)
+    layers: list[Layer] = field(default_factory=list)
     strokes: list[Stroke] = field(default_factory=list)
     areas: list[Stroke] = field(default_factory=list)
     is_empty: bool = False
@@ -143,7 +153,7 @@ class Scale:
 
 def stacked_bars(*, title: str, summary: str, buckets: Sequence[Bucket], lines: Sequence[ChartLine]) -> Chart:
     """Draw one bar per bucket; several lines stack. Values must not be negative unless there is one line."""
-    totals = [sum(column, ZERO) for column in zip(*(line.values for line in lines), strict=True)]
+    totals = [total_of(column) for column in zip(*(line.values for line in lines), strict=True)]
     scale = fit_scale(totals)
     return Chart(
         title=title,
@@ -152,7 +162,7 @@ def stacked_bars(*, title: str, summary: str, buckets: Sequence[Bucket], lines: 
         y_ticks=scale.ticks(),
         x_ticks=list(_x_ticks(buckets)),
         hover=_hover(buckets, lines, totals if len(lines) > 1 else None),
-        bars=list(_bars(buckets, lines, scale)),
+        layers=list(_layers(buckets, lines, scale)),
         is_empty=not any(totals),
     )
 
@@ -191,6 +201,11 @@ def spark_line(values: Sequence[Decimal], *, is_last_partial: bool, summary: str
     )
 
 
+def total_of(values: Iterable[Decimal]) -> Decimal:
+    """Add up exactly: the default context would round wide sums."""
+    return reduce(EXACT.add, values, ZERO)
+
+
 def fit_scale(values: Sequence[Decimal]) -> Scale:
     """Return a scale with round ticks that holds zero and every value, and wastes the least height."""
     low, high = min((ZERO, *values)), max((ZERO, *values))
@@ -214,21 +229,28 @@ def _nice_step(rough: Decimal, *, is_whole: bool) -> Decimal:
     return step.to_integral_value(ROUND_CEILING) if is_whole else step
 
 
-def _bars(buckets: Sequence[Bucket], lines: Sequence[ChartLine], scale: Scale) -> Iterator[Bar]:
-    slot = Decimal(100) / len(buckets)
+def _layers(buckets: Sequence[Bucket], lines: Sequence[ChartLine], scale: Scale) -> Iterator[Layer]:
+    """Yield the bars of each line, standing on those of the lines before it."""
+    slot = Decimal(100) / max(len(buckets), 1)
     width = _percent(slot * BAR_SHARE)
-    for place, bucket in enumerate(buckets):
-        x = _percent(slot * (place + (1 - BAR_SHARE) / 2))
-        reached = ZERO
-        for line in lines:
-            value = line.values[place]
+    reached = [ZERO] * len(buckets)
+    for line in lines:
+        bars = []
+        for place, value in enumerate(line.values):
             if value == 0:
                 continue
-            top, bottom = scale.y(max(reached, reached + value)), scale.y(min(reached, reached + value))
-            yield Bar(
-                x, width, _number(top), _number(max(bottom - top, Decimal("0.5"))), line.colour, bucket.is_partial
+            low, high = sorted((reached[place], reached[place] + value))
+            bars.append(
+                Bar(
+                    x=_percent(slot * (place + (1 - BAR_SHARE) / 2)),
+                    width=width,
+                    y=_number(scale.y(high)),
+                    height=_number(max(scale.y(low) - scale.y(high), THINNEST_BAR)),
+                    is_partial=buckets[place].is_partial,
+                )
             )
-            reached += value
+            reached[place] += value
+        yield Layer(line.colour, bars)
 
 
 def _strokes(buckets: Sequence[Bucket], line: ChartLine, scale: Scale) -> Iterator[Stroke]:

@@ -1,4 +1,4 @@
-"""The compiled view of an organization's metrics that ingest consults, cached per process.
+"""The compiled view of an organization's metrics that ingest and reads consult, cached per process.
 
 The cache is keyed by the organization's `metrics_version`, which every change of its metrics increases; a
 request learns the current version with its API key, and the ingest transaction checks it again under the fence.
@@ -16,10 +16,13 @@ MAX_CACHED_ORGANIZATIONS = 1000
 
 @dataclass(frozen=True, slots=True)
 class FeedBook:
-    """The feeds of one organization at one version, by event type."""
+    """The metrics of one organization at one version. All requests share them: read, never changed."""
 
     version: int
+    # What the active metrics ask of an event, by its type.
     plans: dict[str, FeedPlan]
+    # All metrics, the archived among them, by code.
+    metrics: dict[str, Metric]
 
 
 _books: dict[int, FeedBook] = {}
@@ -41,9 +44,10 @@ def get_feed_book(organization: Organization) -> FeedBook:
 def _load(organization: Organization) -> FeedBook:
     version = organization.metrics_version
     by_type: dict[str, list[Metric]] = {}
-    active = Metric.objects.for_organization(organization).filter(archived_at__isnull=True).order_by("pk")
-    for metric in active:
-        by_type.setdefault(metric.event_type, []).append(metric)
+    metrics = {metric.code: metric for metric in Metric.objects.for_organization(organization).order_by("pk")}
+    for metric in metrics.values():
+        if metric.archived_at is None:
+            by_type.setdefault(metric.event_type, []).append(metric)
     feeds = {
         (feed.event_type, tuple(feed.metric_ids)): feed.pk
         for feed in Feed.objects.for_organization(organization).filter(event_type__in=by_type)
@@ -52,7 +56,7 @@ def _load(organization: Organization) -> FeedBook:
         event_type: FeedPlan.of(feeds[event_type, tuple(metric.pk for metric in metrics)], metrics)
         for event_type, metrics in by_type.items()
     }
-    return FeedBook(version, plans)
+    return FeedBook(version, plans, metrics)
 
 
 def list_feed_ids(metric: Metric) -> list[int]:

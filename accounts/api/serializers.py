@@ -38,7 +38,7 @@ class OrganizationRead(Read):
     late_limit_days = serializers.IntegerField(allow_null=True)
     raw_retention_days = serializers.IntegerField(allow_null=True)
     rate_limit_per_minute = serializers.IntegerField(allow_null=True)
-    created_at = Moment()
+    created_at = serializers.DateTimeField()
 
 
 class OrganizationWrite(StrictSerializer):
@@ -56,7 +56,7 @@ class CustomerRead(Read):
     name = serializers.CharField()
     zone = serializers.CharField(allow_null=True)
     billing_cycle_day = serializers.IntegerField(allow_null=True)
-    created_at = Moment()
+    created_at = serializers.DateTimeField()
 
 
 class CustomerChange(StrictSerializer):
@@ -81,11 +81,11 @@ class ApiKeyRead(Read):
     metrics = serializers.ListField(
         child=serializers.CharField(), source="metric_codes", help_text="The metrics that the key sees; empty: all."
     )
-    expires_at = Moment(allow_null=True)
-    revoked_at = Moment(allow_null=True)
+    expires_at = serializers.DateTimeField(allow_null=True)
+    revoked_at = serializers.DateTimeField(allow_null=True)
     replaced_by = serializers.CharField(source="replaced_by_id", allow_null=True)
-    last_used_at = Moment(allow_null=True)
-    created_at = Moment()
+    last_used_at = serializers.DateTimeField(allow_null=True)
+    created_at = serializers.DateTimeField()
 
 
 class ApiKeyIssued(Read):
@@ -122,7 +122,7 @@ class ApiKeyRotation(StrictSerializer):
 class ProjectRead(Read):
     key = serializers.CharField()
     name = serializers.CharField()
-    created_at = Moment()
+    created_at = serializers.DateTimeField()
 
 
 class NameWrite(StrictSerializer):
@@ -138,7 +138,7 @@ class EnvironmentRead(Read):
     key = serializers.CharField()
     project = serializers.CharField(source="project.key")
     name = serializers.CharField()
-    created_at = Moment()
+    created_at = serializers.DateTimeField()
 
 
 class EnvironmentWrite(NameWrite):
@@ -151,7 +151,7 @@ class MemberRead(Read):
     email = serializers.CharField(source="user.email")
     name = serializers.CharField(source="user.name")
     role = serializers.ChoiceField(choices=Role.choices)
-    created_at = Moment()
+    created_at = serializers.DateTimeField()
 
 
 class MemberWrite(StrictSerializer):
@@ -164,8 +164,8 @@ class InvitationRead(Read):
     role = serializers.ChoiceField(choices=Role.choices)
     state = serializers.SerializerMethodField()
     invited_by = serializers.CharField()
-    expires_at = Moment()
-    created_at = Moment()
+    expires_at = serializers.DateTimeField()
+    created_at = serializers.DateTimeField()
 
     def get_state(self, invitation: Invitation) -> str:
         return invitation.state_at(timezone.now())
@@ -189,7 +189,7 @@ class AuditEntryRead(Read):
     action = serializers.CharField()
     target = serializers.CharField()
     details = serializers.DictField()
-    created_at = Moment()
+    created_at = serializers.DateTimeField()
 
 
 class Empty(StrictSerializer):

@@ -138,8 +138,9 @@ class Child:
             with suppress(ProcessLookupError):
                 self.process.send_signal(stop_signal)
             await _first_of(self._ended, hurry, seconds=patience)
-            if not self._ended.is_set():
-                await asyncio.sleep(0.2)  # hurried: let the signal work before the next, firmer one
+            if not self._ended.is_set() and hurry.is_set():
+                await asyncio.sleep(0.2)  # let the signal work before the next, firmer one
+            elif not self._ended.is_set():
                 self._console.say(f"{self.name} does not stop; insisting")
         if self._keeper is not None:
             await self._keeper

@@ -65,9 +65,9 @@ def worker(plan: Plan, environment: Mapping[str, str]) -> Recipe:
     return _recipe("worker", command, environment, grace_seconds=10)
 
 
-def beat(plan: Plan, environment: Mapping[str, str]) -> Recipe:
-    schedule = plan.data_dir / "run" / "beat-schedule"
-    return _recipe("beat", [*_celery("beat"), "--schedule", str(schedule), "--pidfile="], environment)
+def beat(environment: Mapping[str, str]) -> Recipe:
+    # The schedule is kept in memory: a file of it can be left half-written by a kill, and nothing in it is needed.
+    return _recipe("beat", [*_celery("beat"), "--scheduler", "celery.beat:Scheduler", "--pidfile="], environment)
 
 
 def preparation(environment: Mapping[str, str]) -> Recipe:

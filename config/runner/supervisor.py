@@ -26,6 +26,8 @@ from config.runner.plan import CannotStart, Plan
 HOPELESS_DEATHS = 8
 EXTERNAL_PATIENCE_SECONDS = 60
 SAY_AGAIN_SECONDS = 5.0
+# One Ctrl-C may arrive twice: from the terminal, and passed on by `make` or `timeout`.
+ECHO_SECONDS = 1.0
 # Stopped in this order: first what takes requests, last what keeps the data.
 STOP_ORDER = ("demo", "meterbook", "web", "stream", "beat", "worker", "redis", "postgres")
 
@@ -37,6 +39,7 @@ class Supervisor:
     children: dict[str, Child] = field(default_factory=dict)
     hurry: asyncio.Event = field(default_factory=asyncio.Event)
     stop_requested: asyncio.Event = field(default_factory=asyncio.Event)
+    asked_to_stop_at: float = 0.0
 
     async def run(self) -> int:
         """Start everything, wait for a signal, stop everything. Returns the exit status."""
@@ -71,8 +74,9 @@ class Supervisor:
 
         environment = recipes.child_environment(self.plan, services)
         await self._prepare(environment)
-        for recipe in (recipes.web, recipes.stream, recipes.worker, recipes.beat):
+        for recipe in (recipes.web, recipes.stream, recipes.worker):
             self._keep(recipe(self.plan, environment))
+        self._keep(recipes.beat(environment))
         await self._until("the web server", self._web_answers)
         self.console.say(f"Meterbook is at {self.plan.address}")
         await self._offer_demo(environment)
@@ -183,12 +187,14 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGCHLD, self._notice_ends)
 
     def _ask_to_stop(self) -> None:
-        """Stop; asked a second time, stop at once."""
-        if self.stop_requested.is_set():
-            self.hurry.set()
-        else:
+        """Stop; asked again later, stop at once."""
+        now = time.monotonic()
+        if not self.stop_requested.is_set():
             self.console.say("stopping … (again: at once)")
+            self.asked_to_stop_at = now
             self.stop_requested.set()
+        elif now - self.asked_to_stop_at >= ECHO_SECONDS:
+            self.hurry.set()
 
     def _notice_ends(self) -> None:
         for child in list(self.children.values()):

@@ -81,5 +81,7 @@ TIME_ZONE = "UTC"
 USE_TZ = True
 STATICFILES_DIRS = [BASE_DIR / "static"]
 
-# Bodies are bounded by `metering.api.bodies`, which counts decompressed bytes too.
-DATA_UPLOAD_MAX_MEMORY_SIZE = None
+# Of a form. The API's bodies have bounds of their own (`common.bodies`), which count decompressed bytes too.
+DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024
+# Holds what the embedded servers and the demo keep.
+DATA_DIR = env.data_dir()

@@ -2,6 +2,8 @@
 
 from urllib.parse import parse_qs, urlsplit
 
+from celery.schedules import crontab
+
 from config.settings.database import REDIS_URL
 
 
@@ -34,5 +36,6 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 2.0,
         "options": {"expires": 10.0},
     },
-    "metering.prune_expired_rows": {"task": "metering.prune_expired_rows", "schedule": 3600.0},
+    # By the clock, not every 3,600 s: beat remembers nothing over a restart.
+    "metering.prune_expired_rows": {"task": "metering.prune_expired_rows", "schedule": crontab(minute="7")},
 }

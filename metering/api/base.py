@@ -51,13 +51,19 @@ class Subject:
 
 def get_subject(caller: Caller, *, metric: str, customer: str | None) -> Subject:
     """Return the metric and customer. Raises `NotFound` for absent, foreign and, with a bound key, other ones alike."""
-    return Subject(get_visible_metric(caller, metric), get_visible_customer(caller, customer))
+    _require_visible(caller, metric)
+    known = queries.get_known_metric(organization=caller.organization, code=metric)
+    return Subject(known, get_visible_customer(caller, customer))
 
 
 def get_visible_metric(caller: Caller, code: str) -> Metric:
+    _require_visible(caller, code)
+    return queries.get_metric(organization=caller.organization, code=code)
+
+
+def _require_visible(caller: Caller, code: str) -> None:
     if caller.metric_codes and code not in caller.metric_codes:
         raise NotFound("There is no such metric.")
-    return queries.get_metric(organization=caller.organization, code=code)
 
 
 def get_visible_customer(caller: Caller, external_id: str | None) -> Customer | None:

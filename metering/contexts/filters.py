@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -12,7 +11,7 @@ from metering.contexts.address import CUSTOM_RANGE, RANGES, offered_granularitie
 from metering.contexts.breakdown import Link
 from metering.contexts.lines import group_label
 from metering.contexts.view import MetricView
-from metering.queries import list_breakdown
+from metering.queries.dimensions import list_dimension_values
 from metering.sql.usage import CUSTOMER
 
 # A list of more is no help: beyond it the customer is typed.
@@ -100,28 +99,21 @@ def _list_customers(view: MetricView) -> list[Option] | None:
 def _dimension_filter(view: MetricView, dimension: dict[str, Any]) -> DimensionFilter:
     key = dimension["key"]
     chosen = view.address.filters.get(key, ())
-    # A chosen value stays in the list when the range has none of it, so that it can be unchosen.
-    values = list(dict.fromkeys([*chosen, *_list_values(view, key)]))[:MAX_LISTED_VALUES]
+    occurring = list_dimension_values(
+        organization=view.organization,
+        metric=view.metric,
+        key=key,
+        limit=MAX_LISTED_VALUES,
+        customer_id=view.customer_id,
+    )
+    # A chosen value stays in the list when nothing has it, so that it can be unchosen.
+    values = list(dict.fromkeys([*chosen, *occurring]))
     return DimensionFilter(
         key=key,
         options=[Option(value, group_label(value), value in chosen) for value in values],
         chosen_label=chosen[0] if len(chosen) == 1 else f"{len(chosen)} values" if chosen else "",
         is_searchable=len(values) >= SEARCHABLE_FROM,
     )
-
-
-def _list_values(view: MetricView, key: str) -> Sequence[str]:
-    """Return the values that occur in the range under the other filters, the greatest first."""
-    rows = list_breakdown(
-        organization=view.organization,
-        metric=view.metric,
-        start=view.span.start,
-        end=view.span.end,
-        group_by=(key,),
-        customer_id=view.customer_id,
-        filters={name: values for name, values in view.address.filters.items() if name != key},
-    )
-    return [value for row in rows if (value := row.group[key]) is not None]
 
 
 def _groupings(view: MetricView) -> list[Option]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
 from accounts.models import Customer
-from metering.charts import REST, SERIES_COUNT, Bucket, Chart, ChartLine, multi_line, stacked_bars
+from metering.charts import REST, SERIES_COUNT, Bucket, Chart, ChartLine, multi_line, stacked_bars, total_of
 from metering.contexts.view import MetricView
 from metering.contexts.words import ADDITIVE, NO_VALUE, bucket_tick, bucket_title, metric_name
 from metering.domain import EXACT
@@ -148,15 +148,8 @@ def _read_customer_lines(view: MetricView, groups: Sequence[str]) -> dict[str, l
 
 def _rest(whole: Sequence[Point], lines: Sequence[ChartLine]) -> list[Decimal]:
     return [
-        EXACT.subtract(point.value, _sum(line.values[place] for line in lines)) for place, point in enumerate(whole)
+        EXACT.subtract(point.value, total_of(line.values[place] for line in lines)) for place, point in enumerate(whole)
     ]
-
-
-def _sum(values: Iterator[Decimal]) -> Decimal:
-    total = Decimal(0)
-    for value in values:
-        total = EXACT.add(total, value)
-    return total
 
 
 def group_label(value: str | None) -> str:

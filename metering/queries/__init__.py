@@ -1,7 +1,7 @@
 """Reads of metering; `usage` is the only place where a usage number is computed."""
 
 from metering.queries.events import EventRow, find_event, list_events, list_inbox
-from metering.queries.metrics import get_metric, list_active_metrics
+from metering.queries.metrics import get_known_metric, get_metric, list_active_metrics
 from metering.queries.periods import current_period, period_of_month, previous_period, usage_zone
 from metering.queries.usage import (
     BreakdownRow,
@@ -23,6 +23,7 @@ __all__ = [
     "UsageSeries",
     "current_period",
     "find_event",
+    "get_known_metric",
     "get_metric",
     "get_series",
     "get_usage",

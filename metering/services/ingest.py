@@ -7,12 +7,9 @@ kept; a batch is stored by one COPY and one INSERT; racing twins neither deadloc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from decimal import Decimal
-from typing import Any
 
-import msgspec
 from django.db import connection, transaction
 
 from accounts.models import Customer, Organization
@@ -31,10 +28,6 @@ MAX_CACHED_CUSTOMERS = 200_000
 # Each retry means that the organization's metrics changed while a batch was under way.
 MAX_METRIC_RACES = 10
 
-# An event of a request, and the earlier one of the same request with the same key and content.
-Repetition = tuple[AdmittedEvent, AdmittedEvent]
-
-_exact_json = msgspec.json.Decoder(float_hook=Decimal)
 _customer_ids: dict[tuple[int, str], int] = {}
 
 
@@ -158,8 +151,7 @@ def _ingest_once(
     book = get_feed_book(organization)
     generated = [index for index, event in enumerate(events) if event.idempotency_key is None]
     admitted, errors = admit_events(events, _rules(organization, book, now, limits))
-    unique, repeated, errors = _settle_repetitions(admitted, errors)
-    unique, errors, customer_ids = _resolve_customers(organization, unique, errors)
+    admitted, errors, customer_ids = _resolve_customers(organization, admitted, errors)
     if is_atomic and errors:
         raise _atomic_refusal(errors)
     # Not from a bound key: a replay has no bounds, and would count what the key may not send.
@@ -167,12 +159,11 @@ def _ingest_once(
     if is_kept and any(error.code == "unknown_metric" for error in errors):
         keep_unmatched(organization=organization, events=events, errors=errors, now=now)
     result = IngestResult(errors=errors)
-    if unique:
+    if admitted:
         try:
-            _store(organization, book, unique, customer_ids, now, is_atomic, result)
+            _store(organization, book, admitted, customer_ids, now, is_atomic, result)
         except _AllOrNothing:
             raise _atomic_refusal(result.errors) from None
-    _judge_repeated(repeated, result)
     result.errors.sort(key=lambda error: error.index)
     result.generated_keys = {index: key for index in generated if (key := events[index].idempotency_key)}
     return result
@@ -208,59 +199,14 @@ def _store(
 
 
 def _settle_known(organization: Organization, events: list[AdmittedEvent], result: IngestResult) -> None:
-    """Tell the staged events that were stored before apart: duplicates, or conflicts with other content."""
+    """Tell staged events whose key was stored before, or stands earlier in the request: duplicates and conflicts."""
     for comparison in store_events.compare_staged(organization_id=organization.pk):
         if comparison.is_same:
             result.duplicates += 1
         else:
             event = events[comparison.offset & ((1 << OFFSET_BITS) - 1)]
-            result.errors.append(_conflict(event, "An event with this key and other content is stored already."))
-
-
-def _settle_repetitions(
-    admitted: list[AdmittedEvent], errors: list[EventError]
-) -> tuple[list[AdmittedEvent], list[Repetition], list[EventError]]:
-    """Split off events whose key stands earlier in the same request: same content repeats, other content conflicts."""
-    first: dict[str, AdmittedEvent] = {}
-    for event in admitted:
-        first.setdefault(event.key, event)
-    if len(first) == len(admitted):
-        return admitted, [], errors
-    repeated: list[Repetition] = []
-    conflicts: list[EventError] = []
-    for event in admitted:
-        original = first[event.key]
-        if event is original:
-            continue
-        if _content(event) == _content(original):
-            repeated.append((event, original))
-        else:
-            conflicts.append(_conflict(event, "The same request holds this key with other content."))
-    return list(first.values()), repeated, errors + conflicts
-
-
-def _judge_repeated(repeated: Sequence[Repetition], result: IngestResult) -> None:
-    """Give each repetition the verdict of its original: a duplicate of what is stored, or refused like it."""
-    refusals = {error.index: error for error in result.errors}
-    for event, original in repeated:
-        refusal = refusals.get(original.index)
-        if refusal is None:
-            result.duplicates += 1
-        else:
-            result.errors.append(replace(refusal, index=event.index))
-
-
-def _content(event: AdmittedEvent) -> tuple[Any, ...]:
-    moment = event.occurred_at if event.has_own_time else None
-    value = None if event.value is None else Decimal(event.value)
-    properties = {} if event.properties is None else _exact_json.decode(event.properties)
-    # To Python, unlike to jsonb, true equals 1.
-    typed = {name: (type(content) is bool, content) for name, content in properties.items()}
-    return (event.customer, event.feed_id, moment, event.operation, value, event.member, typed)
-
-
-def _conflict(event: AdmittedEvent, message: str) -> EventError:
-    return EventError(event.index, event.key, "conflict", "idempotency_key", message)
+            message = "An event with this key and other content is stored already."
+            result.errors.append(EventError(event.index, event.key, "conflict", "idempotency_key", message))
 
 
 def _resolve_customers(

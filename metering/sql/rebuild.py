@@ -366,6 +366,7 @@ def stage_cells(*, metric: Metric, feed_ids: Sequence[int], span: Span, minutes_
     )
     with connection.cursor() as cursor:
         cursor.execute(statement, {**_names(metric, span), "feeds": list(feed_ids), "minutes_from": minutes_from})
+        cursor.execute("ANALYZE rollup_stage")
 
 
 def compare_cells(*, metric: Metric, table: str, width: str, grain: Grain, span: Span) -> Iterator[CellDifference]:
@@ -412,6 +413,7 @@ def stage_operations(*, metric: Metric, feed_ids: Sequence[int], span: Span) -> 
     with connection.cursor() as cursor:
         cursor.execute(_CREATE_OPERATIONS)
         cursor.execute(statement, {**_names(metric, span), "feeds": list(feed_ids)})
+        cursor.execute("ANALYZE counted_operation")
 
 
 def number_members(*, metric: Metric) -> None:

@@ -1,7 +1,8 @@
 """Storing one batch of events: COPY into a staging table, then one INSERT in key order.
 
 The rows go in ordered by key, so that two connections storing the same keys wait for each other in the same
-order and cannot deadlock. ON CONFLICT DO NOTHING makes the primary key the only judge of duplicates.
+order and cannot deadlock. ON CONFLICT DO NOTHING makes the primary key the only judge of duplicates, those within
+a batch included: of equal keys the first event of the batch is stored.
 """
 
 from collections.abc import Iterable, Sequence
@@ -52,7 +53,7 @@ WITH stored AS (
     SELECT %(organization)s, idempotency_key, "offset", feed_id, customer_id, occurred_at, %(received_at)s,
            has_own_time, operation, value, member, properties
     FROM event_stage
-    ORDER BY idempotency_key
+    ORDER BY idempotency_key, "offset"
     ON CONFLICT DO NOTHING
     RETURNING "offset"
 ), batch AS (

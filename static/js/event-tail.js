@@ -5,6 +5,7 @@
 
 const POLL_EVERY_MS = 4000;
 const LISTEN_AGAIN_MS = 15000;
+const SETTLE_MS = 1000;
 const GATHER_MS = 400; // a burst of events is one request
 const MAX_KEYS = 50; // of a larger burst the newest
 const MAX_ROWS = 200;
@@ -62,14 +63,20 @@ function startTail(rows) {
   function listen() {
     // The stream may answer from another port, by a redirect that carries its own permission.
     const stream = new EventSource(rows.dataset.streamUrl);
+    let settling = 0;
     stream.addEventListener("open", () => {
       stopPolling();
-      say("live", "Live");
-      load([]); // what arrived between the first paint and now
+      // The server may begin to watch a moment after it answers: only then is nothing missed any more, and what
+      // arrived since the first paint is fetched.
+      settling = setTimeout(() => {
+        say("live", "Live");
+        load([]);
+      }, SETTLE_MS);
     });
     stream.addEventListener("message", (message) => gather(JSON.parse(message.data).idempotency_key));
     for (const name of ["skipped", "lagging"]) stream.addEventListener(name, () => load([]));
     stream.addEventListener("error", () => {
+      clearTimeout(settling);
       poll();
       // A broken connection is renewed by the browser; a refused one is ours to ask for again.
       if (stream.readyState === EventSource.CLOSED) setTimeout(listen, LISTEN_AGAIN_MS);

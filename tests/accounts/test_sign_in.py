@@ -160,6 +160,15 @@ class TestSignIn:
         client.post("/accounts/login/", {"login": alice.email, "password": PASSWORD})
         assert is_signed_in(client)
 
+    def test_huge_form_is_refused_unread(self, client: Client) -> None:
+        client.raise_request_exception = False
+
+        assert client.post("/accounts/login/", {"login": "x" * 2_000_000, "password": "x"}).status_code == 400
+        answer = client.generic(
+            "POST", "/accounts/login/", "login=" + "x" * 2_000_000, content_type="application/x-www-form-urlencoded"
+        )
+        assert answer.status_code == 400
+
     @pytest.mark.parametrize(
         ("path", "data", "limit"),
         [
@@ -197,6 +206,14 @@ class TestMailedLinks:
         [message] = mail.outbox
         assert "https://meter.example.test/accounts/password/reset/key/" in message.body
         assert "http://evil.example" not in message.body
+
+    def test_signing_up_works_while_the_mail_server_is_away(self, client: Client, settings: LazySettings) -> None:
+        settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
+        settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", 1
+
+        client.post("/accounts/signup/", SIGNUP)
+
+        assert is_signed_in(client)
 
     def test_check_finds_mail_without_an_address(self, settings: LazySettings) -> None:
         settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"

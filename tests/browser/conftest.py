@@ -19,6 +19,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from accounts.models import Organization, User
 from accounts.services import IssuedKey
+from metering.services.rollup import roll_up_organization
 from tests import factories
 from tests.clients.web_server import Servers, WebServer, servers_on_test_database
 
@@ -147,8 +148,8 @@ def send(api: httpx.Client) -> Callable[..., None]:
 
 
 @pytest.fixture
-def flights(api: httpx.Client, send: Callable[..., None]) -> None:
-    """Two metrics of one event type, and some days of events of two carriers."""
+def flights(org: Organization, api: httpx.Client, send: Callable[..., None]) -> None:
+    """Two metrics of one event type, and some days of events of two carriers, rolled up as the worker would."""
     dimensions = [{"key": "origin"}, {"key": "dest"}]
     for metric in (
         {"code": "flights", "name": "Flights", "aggregation": "count", "dimensions": dimensions},
@@ -168,3 +169,4 @@ def flights(api: httpx.Client, send: Callable[..., None]) -> None:
             for carrier, origin in (("UA", "EWR"), ("UA", "JFK"), ("B6", "JFK"))
         )
     )
+    roll_up_organization(organization_id=org.pk, now=now)

@@ -64,7 +64,7 @@ class TestMetricPage:
         page.get_by_role("link", name="Flights").click()
         total = page.locator(".figure-value").first
         expect(total).to_have_text("30")
-        expect(page.locator(".chart-bar")).to_have_count(10)
+        expect(page.locator(".chart-bars rect")).to_have_count(10)
 
         page.get_by_label("Customer", exact=True).select_option("UA")
         expect(total).to_have_text("20")
@@ -78,7 +78,7 @@ class TestMetricPage:
         page.get_by_label("Customer", exact=True).select_option("")
         page.get_by_label("Group by").select_option("customer")
         expect(page.locator(".legend li")).to_have_text(["B6", "UA"])
-        expect(page.locator(".chart-bar")).to_have_count(20)
+        expect(page.locator(".chart-bars rect")).to_have_count(20)
 
         # The address alone shows the same again.
         page.goto(page.url)
@@ -94,7 +94,7 @@ class TestMetricPage:
         page.get_by_role("link", name="7 days").click()
         expect(page.locator(".figure-value").first).to_have_text("21")
 
-        page.locator("summary", has_text="–").click()
+        page.locator("summary", has_text="\u2013").click()
         page.get_by_label("First day").fill("2026-01-01")
         page.get_by_label("Last day").fill("2026-01-03")
         page.get_by_role("button", name="Show these days").click()

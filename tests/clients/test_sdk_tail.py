@@ -5,6 +5,7 @@ import itertools
 import threading
 import time
 from collections.abc import Iterator
+from decimal import Decimal
 
 import pytest
 from meterbook import AsyncClient, AuthenticationError, Client, Event, StoredEvent
@@ -55,7 +56,7 @@ def test_tail_shows_events_as_they_arrive(client: Client) -> None:
 
     _wait_until_last_is(listener, "acme")
     event = listener.events[-1]
-    assert (event.value, event.metrics, event.properties) == (1.5, ("bytes",), {"line": "a\u2028b"})
+    assert (event.value, event.metrics, event.properties) == (Decimal("1.5"), ("bytes",), {"line": "a\u2028b"})
     assert event.body["value"] == "1.5"
 
 

@@ -1,9 +1,12 @@
 """The SDK's verbs against the real server, over HTTP."""
 
 import asyncio
+import csv
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from io import StringIO
 
 import pytest
 from meterbook import (
@@ -266,7 +269,7 @@ class TestUsage:
         usage = client.query(metric="seconds", customer="acme", period=TODAY)
 
         assert (usage.value, usage.count, usage.sum) == (Decimal("7.5"), 3, Decimal("7.5"))
-        assert (usage.min, usage.max, usage.last_value) == (Decimal("1.5"), 4, 4)
+        assert (usage.min, usage.max, usage.last_value) == (Decimal("1.5"), Decimal(4), Decimal(4))
         assert usage.last_event_at == NOW - timedelta(minutes=10)
         assert usage.period == TODAY
         assert all(isinstance(number, Decimal) for number in (usage.value, usage.sum, usage.min, usage.max))
@@ -310,6 +313,17 @@ class TestUsage:
         assert client.query(metric="seconds", period=TODAY).value == Decimal("115.5")
         assert client.query(metric="seconds", period=TODAY, as_of=before).value == Decimal("15.5")
 
+    def test_export_is_the_breakdown_as_a_file(self, client: Client) -> None:
+        content = b"".join(client.export(metric="seconds", group_by="customer", period=TODAY, filters={"region": "us"}))
+        rows = list(csv.DictReader(StringIO(content.decode())))
+        assert {row["group.customer"]: row["value"] for row in rows} == {"acme": "3.5", "bolt": "8"}
+
+        lines = b"".join(client.export(metric="seconds", format="ndjson", granularity="day", period=TODAY))
+        assert sum(Decimal(json.loads(line)["value"]) for line in lines.splitlines()) == Decimal("15.5")
+
+        with pytest.raises(NotFoundError):
+            next(client.export(metric="none"))
+
     def test_distinct_counts_know_add_and_remove(self, client: Client) -> None:
         client.metrics.create("seats", "count_unique")
         client.ingest(
@@ -321,7 +335,7 @@ class TestUsage:
         )
 
         usage = client.query_realtime("acme", "seats")
-        assert (usage.value, usage.unique) == (1, 1)
+        assert (usage.value, usage.unique) == (Decimal(1), 1)
 
     def test_unknown_names_are_told_apart(self, client: Client) -> None:
         with pytest.raises(NotFoundError):

@@ -29,7 +29,7 @@ class WebServer:
 
     def __init__(self, port: int, environment: dict[str, str], log: Path, *, interface: str = "wsgi") -> None:
         self.url = f"http://127.0.0.1:{port}"
-        self._environment = environment
+        self.environment = environment
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
         self._command = [
@@ -47,7 +47,7 @@ class WebServer:
             self._process = spawn(
                 self._command,
                 parent_death_signal=SIGKILL,
-                environment=self._environment,
+                environment=self.environment,
                 output=log.fileno(),
                 directory=BASE_DIR,
             )

@@ -38,7 +38,11 @@ def outsiders_browser(client_for: Callable[[User], Client], charlie: User, other
 @pytest.fixture
 def page_url(org: Organization) -> Callable[[str], str]:
     """Return a maker of addresses of `org`."""
-    return lambda path="": f"/o/{org.pk}/{path}"
+
+    def make(path: str) -> str:
+        return f"/o/{org.pk}/{path}"
+
+    return make
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ class TestScale:
     def test_the_lowest_value_is_at_the_bottom_and_the_highest_below_the_top_room(self) -> None:
         scale = fit_scale(decimals("0", "1000"))
 
-        assert (scale.y(Decimal(0)), scale.y(Decimal(1000))) == (PLOT_HEIGHT, TOP_ROOM)
+        assert (scale.y(Decimal(0)), scale.y(Decimal(1000))) == (Decimal(PLOT_HEIGHT), Decimal(TOP_ROOM))
 
 
 class TestStackedBars:
@@ -47,17 +47,18 @@ class TestStackedBars:
 
         chart = stacked_bars(title="t", summary="s", buckets=BUCKETS, lines=lines)
 
-        eu, us, us_later = chart.bars
+        eu_layer, us_layer = chart.layers
+        (eu,), (us, us_later) = eu_layer.bars, us_layer.bars
         assert Decimal(us.y) + Decimal(us.height) == Decimal(eu.y)
         assert Decimal(eu.y) + Decimal(eu.height) == PLOT_HEIGHT
-        assert (us.y, us.colour) == (str(TOP_ROOM), "2")
+        assert (us.y, us_layer.colour) == (str(TOP_ROOM), "2")
         assert (eu.x, us_later.x) == ("5.5%", "55.5%")
-        assert [bar.is_partial for bar in chart.bars] == [False, False, True]
+        assert [bar.is_partial for bar in us_layer.bars] == [False, True]
 
     def test_a_single_line_may_go_below_zero(self) -> None:
         chart = stacked_bars(title="t", summary="s", buckets=BUCKETS, lines=[ChartLine("a", "1", decimals("5", "-5"))])
 
-        above, below = chart.bars
+        above, below = chart.layers[0].bars
         assert Decimal(above.y) + Decimal(above.height) == Decimal(below.y)
 
     def test_tip_holds_each_line_and_their_total(self) -> None:
@@ -73,7 +74,7 @@ class TestStackedBars:
         chart = stacked_bars(title="t", summary="s", buckets=BUCKETS, lines=[ChartLine("a", "1", decimals("0", "0"))])
 
         assert chart.is_empty
-        assert chart.bars == []
+        assert chart.layers[0].bars == []
 
 
 class TestMultiLine:

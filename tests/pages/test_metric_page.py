@@ -12,6 +12,7 @@ from django.test import Client
 
 from accounts.models import Organization
 from metering.models import Aggregation, Metric
+from metering.services.rollup import roll_up_organization
 from tests import factories
 from tests.pages.conftest import text_of
 
@@ -125,7 +126,7 @@ class TestGrouping:
         page = look("?group_by=host", code="peak")
 
         assert [line.label for line in page.chart.lines] == ["h9", "h8", "h7", "h6", "h5", "h4", "h3"]
-        assert page.chart.bars == []
+        assert page.chart.layers == []
         assert page.figures[0].value == 9
         assert not page.breakdown.has_shares
         assert "each customer" in page.note
@@ -162,13 +163,15 @@ class TestGrouping:
 
         page = look("?group_by=kind", code="balance")
 
-        assert page.chart.bars == []
+        assert page.chart.layers == []
         assert not page.breakdown.has_shares
 
 
 @pytest.mark.usefixtures("storage")
 class TestControls:
-    def test_values_of_a_dimension_come_from_the_data(self, look: Callable[..., Any]) -> None:
+    def test_values_of_a_dimension_come_from_the_data(self, look: Callable[..., Any], org: Organization) -> None:
+        roll_up_organization(organization_id=org.pk, now=datetime.now(UTC))
+
         region, tier = look("?filter[tier]=cold").filters.dimensions
 
         assert {option.value for option in region.options} == {"eu", "us"}

@@ -30,7 +30,8 @@ class Installation:
 
     def start(self) -> "Installation":
         environment = {name: value for name, value in os.environ.items() if name not in OWN_VARIABLES}
-        environment |= {"METERBOOK_DATA_DIR": str(self.data_dir), "PORT": str(self.port), "METERBOOK_DEMO": "0"}
+        environment |= {"METERBOOK_DATA_DIR": str(self.data_dir), "PORT": str(self.port)}
+        environment |= {"METERBOOK_DEMO": "0", "METERBOOK_WEB_WORKERS": "1"}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "config.runner"], cwd=BASE_DIR, env=environment, stdout=log, stderr=log

@@ -14,9 +14,10 @@ from psycopg.conninfo import make_conninfo
 from accounts.models import Organization
 from accounts.services import IssuedKey
 from config import streams
+from metering.catalogs import MetricDefinition
 from metering.event_tail import MAX_WAITING_BYTES, BatchWatch, Delivery, EventTail, Listener, TailFilter
 from metering.models import Aggregation
-from metering.services.metrics import MetricDefinition, create_metric
+from metering.services.metrics import create_metric
 from metering.sql.tail_events import Look, TailEvent
 
 MOMENT = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)

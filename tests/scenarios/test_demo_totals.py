@@ -2,6 +2,8 @@
 
 import json
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
@@ -12,6 +14,7 @@ from django.utils import timezone
 from meterbook import Client
 
 from accounts.models import Customer, Organization
+from config.env import BASE_DIR
 from metering import demo
 from metering.models import Event
 from metering.services.rollup import roll_up_organization
@@ -33,14 +36,26 @@ def load(server: WebServer, credentials: Path) -> str:
     return said.getvalue()
 
 
-def test_demo_totals_equal_those_of_the_data_frame(server: WebServer, tmp_path: Path) -> None:
+def begin_and_kill(server: WebServer) -> None:
+    """Start a load in a process of its own and kill it when a part has been sent."""
+    command = [sys.executable, "manage.py", "load_demo", "--url", server.url]
+    with subprocess.Popen(
+        command, cwd=BASE_DIR, env=server.environment, stdout=subprocess.PIPE, text=True
+    ) as interrupted:
+        assert interrupted.stdout is not None
+        assert " flights sent" in interrupted.stdout.readline()
+        interrupted.kill()
+
+
+def test_demo_totals_equal_those_of_the_data_frame_after_an_interrupted_load(server: WebServer, tmp_path: Path) -> None:
     credentials = tmp_path / "demo.json"
+    begin_and_kill(server)
 
     said = load(server, credentials)
 
     assert f"{FLIGHTS:,} flights sent" in said
     assert stat.S_IMODE(credentials.stat().st_mode) == 0o600
-    organization = Organization.objects.get(name=demo.ORGANIZATION_NAME)
+    (organization,) = Organization.objects.filter(name=demo.ORGANIZATION_NAME)
     assert Event.objects.for_organization(organization).count() == FLIGHTS
     expected = demo.totals_of_data_frame()
     with Client(server.url, json.loads(credentials.read_text())["api_key"]) as client:
@@ -50,3 +65,4 @@ def test_demo_totals_equal_those_of_the_data_frame(server: WebServer, tmp_path: 
 
     names = dict(Customer.objects.for_organization(organization).values_list("external_id", "name"))
     assert names == demo.read_airlines()
+    assert "flights sent" not in load(server, credentials), "what is loaded is not sent again"

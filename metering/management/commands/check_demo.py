@@ -8,11 +8,11 @@ from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 from meterbook import Client
 
-from config import env
 from metering import demo
 
 
@@ -20,7 +20,7 @@ class Command(BaseCommand):
     help = "Print the demo's totals as a table; fail if any differs from the data frame."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        default = env.data_dir() / "run" / "demo.json"
+        default = settings.DATA_DIR / "run" / "demo.json"
         parser.add_argument("--credentials", type=Path, default=default, help="the file that load_demo wrote")
         parser.add_argument("--url", help="where the server answers; by default where the demo was loaded")
 

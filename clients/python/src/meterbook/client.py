@@ -84,6 +84,25 @@ def _async_pages(verb: Callable[P, Listing[T]]) -> Callable[Concatenate[_Async, 
     return method
 
 
+def _sync_bytes(verb: Callable[P, Call]) -> Callable[Concatenate[_Sync, P], Iterator[bytes]]:
+    @functools.wraps(verb)
+    def method(self: _Sync, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[bytes]:
+        with self._transport.stream(verb(*args, **kwargs)) as pieces:
+            yield from pieces
+
+    return method
+
+
+def _async_bytes(verb: Callable[P, Call]) -> Callable[Concatenate[_Async, P], AsyncIterator[bytes]]:
+    @functools.wraps(verb)
+    async def method(self: _Async, /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[bytes]:
+        async with self._transport.stream(verb(*args, **kwargs)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    return method
+
+
 def _sync_tail(verb: Callable[P, TailSession]) -> Callable[Concatenate[_Sync, P], Iterator[StoredEvent]]:
     @functools.wraps(verb)
     def method(self: _Sync, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[StoredEvent]:
@@ -172,6 +191,7 @@ class Client(_Sync):
     query = _sync(usage.query)
     breakdown = _sync(usage.breakdown)
     series = _sync(usage.series)
+    export = _sync_bytes(usage.export)
 
     def __init__(
         self,
@@ -227,6 +247,7 @@ class AsyncClient(_Async):
     query = _async(usage.query)
     breakdown = _async(usage.breakdown)
     series = _async(usage.series)
+    export = _async_bytes(usage.export)
 
     def __init__(
         self,

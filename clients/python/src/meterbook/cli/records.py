@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -127,16 +126,18 @@ def _row_key(source: str | None, number: int, record: Mapping[str, Any]) -> str:
 
 
 def _csv_records(file: BinaryIO) -> Iterator[dict[str, Any]]:
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
     try:
-        for record in csv.DictReader(text, strict=True):
+        for record in csv.DictReader(_text_lines(file), strict=True):
             if None in record or None in record.values():
                 raise BadRecord("it has more or fewer fields than the header")
             yield record
     except (csv.Error, UnicodeDecodeError) as error:
         raise BadRecord(str(error)) from None
-    finally:
-        text.detach()
+
+
+def _text_lines(file: BinaryIO) -> Iterator[str]:
+    for number, line in enumerate(file):
+        yield line.decode("utf-8-sig" if number == 0 else "utf-8")
 
 
 def _json_records(file: BinaryIO) -> Iterator[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from meterbook.periods import Period, time_text
 from meterbook.usage import BreakdownRow, SeriesResult, Usage
@@ -76,6 +77,39 @@ def series(
     return SeriesResult.from_json((yield from one_object(Call("GET", "/v1/usage/series", parameters))))
 
 
+def export(
+    *,
+    metric: str,
+    format: str = "csv",
+    customer: str | None = None,
+    period: Period | str = "current",
+    granularity: str | None = None,
+    tz: str | None = None,
+    mode: str | None = None,
+    group_by: str | Iterable[str] = (),
+    filters: Filters | None = None,
+    as_of: datetime | None = None,
+) -> Call:
+    """Iterate over the bytes of a file with a breakdown or, with `granularity`, a series.
+
+    `format` is csv, ndjson or parquet. The parameters are those of `breakdown` and `series`.
+    """
+    body = {
+        "metric": metric,
+        "format": format,
+        "customer": customer,
+        **_span(period),
+        "granularity": granularity,
+        "tz": tz,
+        "mode": mode,
+        "group_by": _listed(group_by) or None,
+        "filter": {key: _listed(values) for key, values in (filters or {}).items()} or None,
+        "as_of": as_of and time_text(as_of),
+    }
+    given = {name: value for name, value in body.items() if value is not None}
+    return Call.post("/v1/usage/export", given, is_repeatable=True)
+
+
 def _selection(
     metric: str,
     customer: str | None,
@@ -83,15 +117,17 @@ def _selection(
     filters: Filters | None,
     as_of: datetime | None,
 ) -> Parameters:
-    if isinstance(period, Period):
-        span = {"from": time_text(period.start), "to": time_text(period.end)}
-    else:
-        span = {"period": period}
     return [
-        *present(customer=customer, metric=metric, **span),
+        *present(customer=customer, metric=metric, **_span(period)),
         *((f"filter[{key}]", value) for key, values in (filters or {}).items() for value in _listed(values)),
         *present(as_of=as_of and time_text(as_of)),
     ]
+
+
+def _span(period: Period | str) -> dict[str, Any]:
+    if isinstance(period, Period):
+        return {"from": time_text(period.start), "to": time_text(period.end)}
+    return {"period": period}
 
 
 def _listed(names: str | Iterable[str]) -> list[str]:
