@@ -15,18 +15,25 @@ from metering.services.wake import DRAIN_TASK, ROLL_UP_TASK
 logger = structlog.get_logger(__name__)
 
 # A rollup that finds the lock taken comes back soon; the sweep would too, but later.
-BUSY_RETRY_SECONDS = 0.1
-MAX_BUSY_RETRIES = 50
+BUSY_RETRY_SECONDS = 0.2
+MAX_BUSY_RETRIES = 25
+# After so many chunks a busy organization goes to the end of the queue, so that a few of them cannot keep all of the
+# worker's threads from the others.
+MAX_CHUNKS_PER_TASK = 10
 
 
 @shared_task(name=ROLL_UP_TASK, bind=True, max_retries=MAX_BUSY_RETRIES)
-def roll_up_organization_task(self: Task, organization_id: int) -> None:
+def roll_up_organization_task(self: Task, organization_id: int, is_swept: bool = False) -> None:
     try:
-        rolled = roll_up_organization(organization_id=organization_id, now=timezone.now())
+        rolled = roll_up_organization(
+            organization_id=organization_id, now=timezone.now(), max_chunks=MAX_CHUNKS_PER_TASK
+        )
     except RollupBusy as busy:
-        if self.request.retries == MAX_BUSY_RETRIES:
-            return  # whoever holds the lock that long is at the same work; the sweep looks after it
+        if is_swept or self.request.retries == MAX_BUSY_RETRIES:
+            return  # somebody is at this work, and the next sweep looks after it
         raise self.retry(exc=busy, countdown=BUSY_RETRY_SECONDS) from None
+    if rolled.is_unfinished:
+        roll_up_organization_task.delay(organization_id)
     if rolled.batches:
         logger.debug("rolled_up", organization=organization_id, batches=rolled.batches, events=rolled.events)
 
@@ -36,7 +43,7 @@ def sweep_pending_batches() -> None:
     """Find the work whose wake-up was lost: pending batches and queued events. Cheap when there is none."""
     pending = IngestBatch.objects.all_tenants().filter(state=BatchState.PENDING)
     for organization_id in pending.values_list("organization_id", flat=True).distinct():
-        roll_up_organization_task.delay(organization_id)
+        roll_up_organization_task.delay(organization_id, is_swept=True)
     if count_waiting():
         drain_async_events.delay()
 
@@ -44,9 +51,11 @@ def sweep_pending_batches() -> None:
 @shared_task(name=DRAIN_TASK)
 def drain_async_events() -> None:
     try:
-        drain_queue(now=timezone.now())
+        drained = drain_queue(now=timezone.now())
     except LockError:
         return  # another drain is at work and will find these events too, or the sweep will
+    if drained and count_waiting():
+        drain_async_events.delay()
 
 
 @shared_task(name="metering.prune_expired_rows")

@@ -20,7 +20,7 @@ EVENT_TYPE = "work"
 CUSTOMERS = 7
 REGIONS = ("eu", "us", None)
 PEOPLE = 60
-LARGEST_BATCH = 120
+LARGEST_BATCH = 50
 # Most events are new, some late by hours or days, so that every width of rollups is written.
 LATENESS = (timedelta(seconds=20), timedelta(hours=30), timedelta(days=40))
 REQUEST_SECONDS = 15

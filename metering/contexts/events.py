@@ -29,7 +29,7 @@ from metering.queries.events import EventPosition
 
 TAIL_SIZE = 50
 # What one live update fetches; of a larger burst the newest.
-MAX_KEYS_PER_UPDATE = 50
+MAX_KEYS_PER_UPDATE = 20
 INBOX_PAGE_SIZE = 50
 # The table shows the first properties; the event's own page has all.
 MAX_LISTED_PROPERTIES = 4

@@ -1,7 +1,9 @@
 """Asynchronous ingest: events wait in a durable Redis stream until the worker stores them.
 
-Loss window: Redis writes its log to disk every second (`appendfsync everysec`), so a crash of the machine, not of a
-process, can lose the last second of what was answered with 202. The worker acknowledges an entry after the commit;
+Loss window: with `appendfsync everysec` Redis hands its log to the system before it answers and to the disk every
+second. A crash of the machine can lose the last second of what was answered with 202. A crash of Redis alone loses
+nothing of it, except while the disk is so slow that the last sync is still under way: then Redis holds its log back
+for up to two seconds, and these are lost with the process. The worker acknowledges an entry after the commit;
 an entry that it stored but did not acknowledge is stored again as duplicates.
 """
 
@@ -35,6 +37,7 @@ GROUP, CONSUMER = "drain", "worker"
 # Back-pressure instead of memory growth: beyond so many waiting requests the sender is asked to wait.
 MAX_WAITING_ENTRIES = 20_000
 READ_ENTRIES = 200
+MAX_READS = 10
 # A drain renews its lock with every batch; after a crash the next one may begin when the lock has expired.
 LOCK_SECONDS = 15
 
@@ -86,7 +89,10 @@ def _append(entry: dict[Any, Any]) -> None:
 
 
 def drain_queue(*, now: datetime) -> int:
-    """Store what waits in the queue; return how many events were taken off it. One drain at a time, by its lock."""
+    """Store what waits in the queue; return how many events were taken off it. One drain at a time, by its lock.
+
+    Stops after `MAX_READS` even if more waits: `now` is when the events become known, and must not grow old.
+    """
     client = redis_client()
     with client.lock(
         "meterbook:drain-lock", timeout=LOCK_SECONDS, blocking_timeout=0.1, raise_on_release_error=False
@@ -96,7 +102,10 @@ def drain_queue(*, now: datetime) -> int:
         drained = 0
         # First what an interrupted drain left unacknowledged, then what is new.
         for position in ("0", ">"):
-            while entries := _read(client, position):
+            for _ in range(MAX_READS):
+                entries = _read(client, position)
+                if not entries:
+                    break
                 drained += _store(client, entries, now, lock)
     return drained
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import count
 
 from django.db import transaction
 
@@ -37,13 +38,25 @@ class RolledUp:
     batches: int = 0
     events: int = 0
     changed: set[roll_up.Changed] = field(default_factory=set)
+    # It stopped although more may be pending: the chunks were used up, or somebody else took the lock in between.
+    is_unfinished: bool = False
 
 
-def roll_up_organization(*, organization_id: int, now: datetime) -> RolledUp:
-    """Roll up everything that is pending when the call starts to look. Raises `RollupBusy` if the lock is taken."""
+def roll_up_organization(*, organization_id: int, now: datetime, max_chunks: int | None = None) -> RolledUp:
+    """Roll up chunk after chunk until nothing is pending. Raises `RollupBusy` if the lock is taken at the start.
+
+    While events keep coming this may take for ever; a worker that has other organizations to serve says `max_chunks`.
+    """
     rolled = RolledUp()
-    while roll_up_chunk(organization_id=organization_id, now=now, rolled=rolled):
-        pass
+    for _ in count() if max_chunks is None else range(max_chunks):
+        try:
+            if not roll_up_chunk(organization_id=organization_id, now=now, rolled=rolled):
+                return rolled
+        except RollupBusy:
+            if not rolled.batches:
+                raise
+            break
+    rolled.is_unfinished = True
     return rolled
 
 

@@ -7,7 +7,7 @@ const POLL_EVERY_MS = 4000;
 const LISTEN_AGAIN_MS = 15000;
 const SETTLE_MS = 1000;
 const GATHER_MS = 400; // a burst of events is one request
-const MAX_KEYS = 50; // of a larger burst the newest
+const MAX_KEYS = 20; // of a larger burst the newest: keys are long, addresses must not be
 const MAX_ROWS = 200;
 
 const body = document.querySelector("[data-tail]");
@@ -18,8 +18,10 @@ function startTail(rows) {
   let arrivedKeys = [];
   let gathering = 0;
   let polling = 0;
+  let lastSaid = ["off", "Connecting…"];
 
   function say(state, text) {
+    if (state !== "off") lastSaid = [state, text];
     live.dataset.state = state;
     live.textContent = text;
   }
@@ -32,6 +34,7 @@ function startTail(rows) {
       const answer = await fetch(url);
       if (answer.redirected || !answer.ok) throw new Error(`answered ${answer.status}`);
       showNew(rows, await answer.text());
+      say(...lastSaid);
     } catch {
       say("off", "Not reachable, trying again");
     }
