@@ -27,6 +27,8 @@ from metering.sql.tail_events import Look, TailEvent
 
 POLL_SECONDS = 0.5
 RECONNECT_SECONDS = 2.0
+# A listener waits at most this long for the first look at what was there before.
+FIRST_LOOK_SECONDS = 5.0
 # What one poll hands on at most, per organization; a person cannot read more, and the rest is told as a number.
 MAX_EVENTS_PER_POLL = 1_000
 # What a new listener can catch up on.
@@ -138,6 +140,8 @@ class EventTail:
         self._database_url = database_url
         self._listeners: dict[int, set[Listener]] = {}
         self._pollers: dict[int, asyncio.Task[None]] = {}
+        # Set once a poller knows what was there before it: from then on nothing new escapes it.
+        self._watching: dict[int, asyncio.Event] = {}
 
     @property
     def listener_count(self) -> int:
@@ -145,12 +149,18 @@ class EventTail:
 
     @asynccontextmanager
     async def listen(self, organization_id: int, wanted: TailFilter) -> AsyncIterator[Listener]:
-        """Hand the new events to the listener for as long as the context lasts."""
+        """Hand the listener what is stored from the moment the context is entered until it is left.
+
+        While the database is away the context is entered all the same, and what is new counts from its return.
+        """
         listener = Listener(wanted)
         self._listeners.setdefault(organization_id, set()).add(listener)
         if organization_id not in self._pollers:
+            self._watching[organization_id] = asyncio.Event()
             self._pollers[organization_id] = asyncio.create_task(self._poll_for_ever(organization_id))
         try:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._watching[organization_id].wait(), FIRST_LOOK_SECONDS)
             yield listener
         finally:
             self._listeners[organization_id].discard(listener)
@@ -180,6 +190,7 @@ class EventTail:
             with suppress(psycopg.Error):
                 async with await self._connect() as connection:
                     watch = watch or await _start_watch(connection, organization_id)
+                    self._watching[organization_id].set()
                     while True:
                         await self._poll(connection, organization_id, watch)
                         await asyncio.sleep(POLL_SECONDS)
