@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,15 +16,20 @@ from benchmarks.load import LoadFailed
 from benchmarks.report import Results, as_markdown, as_text
 
 RESULTS = Path(__file__).parent / "results"
+# Half of it is usual; a machine that needs all of it has told enough.
+MOST_SECONDS = 1200
 PARTS = ("ingest", "together", "reads", "distinct")
 
 
 def main() -> int:
     arguments = _read_arguments()
+    for number in (signal.SIGTERM, signal.SIGALRM):
+        signal.signal(number, _end)  # so that the servers stop and the temporary directory goes
     if arguments.markdown is not None:
         results = msgspec.json.decode(arguments.markdown.read_bytes(), type=Results)
         print(as_markdown(results), end="")
         return 0
+    signal.alarm(MOST_SECONDS)
     try:
         results = _measure(frozenset(arguments.only or PARTS), is_quick=arguments.quick)
     except (CannotMeasure, LoadFailed) as error:
@@ -43,6 +49,10 @@ def _measure(parts: frozenset[str], *, is_quick: bool) -> Results:
         from benchmarks import run  # needs Django's settings, which need the servers' addresses
 
         return run.measure(installation, parts, is_quick=is_quick, now=datetime.now(UTC))
+
+
+def _end(number: int, frame: object) -> None:
+    sys.exit(128 + number)
 
 
 def _read_arguments() -> argparse.Namespace:

@@ -51,7 +51,7 @@ class Results(msgspec.Struct):
         """Keep a line, and print it at once: a run takes minutes."""
         self.measurements.append(measurement)
         figures = "  ".join(f"{name} {_text(figure)}" for name, figure in measurement.figures.items())
-        print(f"{measurement.part:<10} {measurement.name:<40} {figures}", flush=True)
+        print(f"{measurement.part:<26} {measurement.name:<48} {figures}", flush=True)
 
     def require(
         self, name: str, measured: Figure, *, at_least: float | None = None, at_most: float | None = None
@@ -60,7 +60,7 @@ class Results(msgspec.Struct):
         assert limit is not None
         requirement = Requirement(name, float(measured), limit, at_most is not None)
         self.requirements.append(requirement)
-        print(f"{'':10} {requirement.verdict}: {name}", flush=True)
+        print(f"{'':26} {requirement.verdict}: {name}", flush=True)
 
     def require_share(self, name: str, line: Measurement, *, of: str, at_least: float) -> None:
         """Require that the line reaches so large a share of the ceiling named `of`."""

@@ -108,13 +108,22 @@ def decode_json(body: bytes) -> Any:
     except msgspec.ValidationError:  # of any value: an integer of thousands of digits
         raise InvalidInput.of("body", "A number is too long to be read.", "number_out_of_range") from None
     except UnicodeDecodeError as error:
-        raise malformed_json("not valid UTF-8", error.start) from None
+        raise malformed_json("not valid UTF-8", _find_bad_byte(body, error)) from None
     except msgspec.DecodeError as error:
         position = _BYTE_POSITION.search(str(error))
         # Without a position the decoder ran into the end (or into half of a surrogate pair).
         raise malformed_json(str(error), int(position[1]) if position else len(body)) from None
     except RecursionError:
         raise malformed_json("nested too deeply") from None
+
+
+def _find_bad_byte(body: bytes, error: UnicodeDecodeError) -> int:
+    """Return the position in the body; the decoder's error counts from the beginning of the string it was reading."""
+    try:
+        body.decode()
+    except UnicodeDecodeError as error_of_body:
+        return error_of_body.start
+    return error.start
 
 
 def malformed_json(reason: str, position: int | None = None) -> BadRequest:

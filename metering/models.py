@@ -321,7 +321,13 @@ class Member(models.Model):
     class Meta:
         constraints = [
             # No two members share a bit; also finds the greatest number given so far.
-            models.UniqueConstraint(fields=["organization", "metric_id", "number"], name="member_number_once"),
+            # Partial, though no number is negative, so that the planner cannot take it for the way to a member by
+            # its name: that would be a walk through the whole dictionary for each.
+            models.UniqueConstraint(
+                fields=["organization", "metric_id", "number"],
+                condition=models.Q(number__gte=0),
+                name="member_number_once",
+            ),
         ]
 
     def __str__(self) -> str:

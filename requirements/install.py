@@ -1,7 +1,9 @@
-"""Create `.venv` and install one lock file into it, if that has not been done: `python3 requirements/install.py run|dev`.
+"""`python3 requirements/install.py run|dev`: create `.venv` and install one lock into it, unless that has been done.
 
 Runs on the Python that is there, so it must parse on old ones: no syntax newer than Python 3.6 in this file.
 """
+
+# ruff: noqa: T201  (a command's own output)
 
 import fcntl
 import hashlib
@@ -42,12 +44,12 @@ def use_newer_python():
     for name in KNOWN_NAMES:
         path = shutil.which(name)
         if path:
-            os.execv(path, [path] + sys.argv)
+            os.execv(path, [path, *sys.argv])
     found = ".".join(str(part) for part in sys.version_info[:3])
     sys.exit(
-        "Meterbook needs Python 3.11 or newer; `{}` is {}.\n"
+        f"Meterbook needs Python 3.11 or newer; `{sys.executable}` is {found}.\n"
         "Install one (Debian, Ubuntu: apt-get install python3 python3-venv; macOS: brew install python),\n"
-        "or name it: make PYTHON=/path/to/python3.11 …".format(sys.executable, found)
+        "or name it: make PYTHON=/path/to/python3.11 …"
     )
 
 
@@ -72,7 +74,7 @@ def install(lock_name):
     total = len(pins(lock))
     command = [PYTHON, "-m", "pip", "install", "--require-hashes", "--no-deps", "--progress-bar", "off"]
     command += ["--no-input", "--disable-pip-version-check", "--requirement", lock]
-    print("installing {} packages …".format(total), flush=True)
+    print(f"installing {total} packages …", flush=True)
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True
     )
@@ -82,9 +84,9 @@ def install(lock_name):
         found = re.match(r"(?:Collecting|Requirement already satisfied:) ([^\s;]+)", line)
         if found:
             count += 1
-            show("[{:3}/{}] {}".format(count, total, found.group(1)), is_milestone=count % 20 == 0)
+            show(f"[{count:3}/{total}] {found.group(1)}", is_milestone=count % 20 == 0)
         elif line.startswith("Installing collected packages"):
-            show("[{:3}/{}] unpacking".format(total, total), is_milestone=True)
+            show(f"[{total:3}/{total}] unpacking", is_milestone=True)
     if sys.stdout.isatty():
         print()
     if process.wait() != 0:
@@ -99,7 +101,7 @@ def link_client():
         file.write(os.path.relpath(CLIENT, packages) + "\n")
     command = os.path.join(VENV, "bin", "meterbook")
     with open(command, "w") as file:
-        file.write("#!{}\nimport sys\n\nfrom meterbook.cli import main\n\nsys.exit(main())\n".format(PYTHON))
+        file.write(f"#!{PYTHON}\nimport sys\n\nfrom meterbook.cli import main\n\nsys.exit(main())\n")
     os.chmod(command, 0o755)
 
 

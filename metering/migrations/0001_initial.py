@@ -238,7 +238,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddConstraint(
             model_name='member',
-            constraint=models.UniqueConstraint(fields=('organization', 'metric_id', 'number'), name='member_number_once'),
+            constraint=models.UniqueConstraint(condition=models.Q(('number__gte', 0)), fields=('organization', 'metric_id', 'number'), name='member_number_once'),
         ),
         migrations.AddConstraint(
             model_name='metric',

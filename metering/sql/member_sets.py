@@ -71,45 +71,58 @@ _NUMBER_MEMBERS = """
 INSERT INTO metering_member (organization_id, metric_id, member, number)
 SELECT %(organization)s, %(metric)s, member,
        (SELECT COALESCE(max(number), -1) FROM metering_member
-        WHERE organization_id = %(organization)s AND metric_id = %(metric)s) + row_number() OVER (ORDER BY member)
+        WHERE organization_id = %(organization)s AND metric_id = %(metric)s AND number >= 0)
+       + row_number() OVER (ORDER BY member)
 FROM (SELECT DISTINCT member FROM member_stage) AS staged
-WHERE NOT EXISTS (
-    SELECT FROM metering_member AS known
+WHERE (
+    SELECT number FROM metering_member AS known
     WHERE known.organization_id = %(organization)s AND known.metric_id = %(metric)s AND known.member = staged.member
-)
+) IS NULL
 """
 
 # One row per series and bucket of the claimed events: who was last added and who was last removed among them,
-# and what the bucket held before. OFFSET 0: a probe of the primary key per bucket, whatever the statistics say; by
-# those of a young table, one pass over the whole table per bucket looks as cheap.
+# and what the bucket held before. OFFSET 0: a probe of a unique index per member and per bucket, whatever the
+# statistics say; by those of a young table, one pass over the whole table for each looks as cheap.
 _MERGE_INPUT = """
-WITH last_operation AS (
-    SELECT DISTINCT ON (series.id, bucket_start, known.number)
-           series.id AS series_id, stage.customer_id, date_bin({width}, stage.occurred_at, 'epoch') AS bucket_start,
-           known.number, stage.operation
+WITH numbered AS (
+    SELECT stage.customer_id, {key} AS dimensions_key, date_bin({width}, stage.occurred_at, 'epoch') AS bucket_start,
+           known.number, stage.operation, stage.occurred_at, stage."offset"
     FROM member_stage AS stage
-    JOIN metering_member AS known
-      ON known.organization_id = %(organization)s AND known.metric_id = %(metric)s AND known.member = stage.member
-    JOIN metering_series AS series
-      ON series.organization_id = %(organization)s
-     AND series.metric_id = %(metric)s
-     AND series.customer_id = stage.customer_id
-     AND series.dimensions_key = {key}
-    ORDER BY series.id, bucket_start, known.number, stage.occurred_at DESC, stage."offset" DESC
+    CROSS JOIN LATERAL (
+        SELECT number
+        FROM metering_member
+        WHERE organization_id = %(organization)s AND metric_id = %(metric)s AND member = stage.member
+        OFFSET 0
+    ) AS known
+), last_operation AS (
+    SELECT DISTINCT ON (customer_id, dimensions_key, bucket_start, number)
+           customer_id, dimensions_key, bucket_start, number, operation
+    FROM numbered
+    ORDER BY customer_id, dimensions_key, bucket_start, number, occurred_at DESC, "offset" DESC
 ), per_bucket AS (
-    SELECT series_id, customer_id, bucket_start,
+    SELECT customer_id, dimensions_key, bucket_start,
            array_agg(number) FILTER (WHERE operation = 0) AS newly_added,
            array_agg(number) FILTER (WHERE operation = 1) AS newly_removed
     FROM last_operation
-    GROUP BY series_id, customer_id, bucket_start
+    GROUP BY customer_id, dimensions_key, bucket_start
 )
-SELECT per_bucket.*, kept.added, kept.removed
+SELECT series.id, per_bucket.customer_id, per_bucket.bucket_start, per_bucket.newly_added, per_bucket.newly_removed,
+       kept.added, kept.removed
 FROM per_bucket
+CROSS JOIN LATERAL (
+    SELECT id
+    FROM metering_series
+    WHERE organization_id = %(organization)s
+      AND metric_id = %(metric)s
+      AND customer_id = per_bucket.customer_id
+      AND dimensions_key = per_bucket.dimensions_key
+    OFFSET 0
+) AS series
 LEFT JOIN LATERAL (
     SELECT added, removed
     FROM metering_member_set
     WHERE organization_id = %(organization)s
-      AND series_id = per_bucket.series_id
+      AND series_id = series.id
       AND width = {code}
       AND bucket_start = per_bucket.bucket_start
     OFFSET 0
@@ -142,7 +155,7 @@ WHERE event.organization_id = %(organization)s
   AND event.occurred_at >= %(start)s
   AND event.occurred_at < %(start)s + {width}::interval
   AND event.feed_id = ANY(%(feeds)s)
-  AND known.number = ANY(%(numbers)s)
+  AND known.number = ANY(%(numbers)s) AND known.number >= 0
   AND (%(key)s = ''::bytea OR sha256(convert_to(({dimensions})::text, 'UTF8')) = %(key)s)
   AND NOT EXISTS (
       SELECT FROM metering_eventvoid AS void

@@ -220,12 +220,13 @@ _NUMBER_MEMBERS = """
 INSERT INTO metering_member (organization_id, metric_id, member, number)
 SELECT %(organization)s, %(metric)s, member,
        (SELECT COALESCE(max(number), -1) FROM metering_member
-        WHERE organization_id = %(organization)s AND metric_id = %(metric)s) + row_number() OVER (ORDER BY member)
+        WHERE organization_id = %(organization)s AND metric_id = %(metric)s AND number >= 0)
+       + row_number() OVER (ORDER BY member)
 FROM (SELECT DISTINCT member FROM counted_operation) AS counted
-WHERE NOT EXISTS (
-    SELECT FROM metering_member AS known
+WHERE (
+    SELECT number FROM metering_member AS known
     WHERE known.organization_id = %(organization)s AND known.metric_id = %(metric)s AND known.member = counted.member
-)
+) IS NULL
 """
 
 # One row per bucket that has members or a stored set: who was last added and who last removed by raw events, and
@@ -236,8 +237,12 @@ WITH last_operation AS (
            customer_id, {dimensions_key} AS dimensions_key, {dimensions} AS dimensions,
            date_bin({width}, occurred_at, 'epoch') AS bucket_start, operation, known.number
     FROM counted_operation AS staged
-    LEFT JOIN metering_member AS known
-      ON known.organization_id = %(organization)s AND known.metric_id = %(metric)s AND known.member = staged.member
+    LEFT JOIN LATERAL (
+        SELECT number
+        FROM metering_member
+        WHERE organization_id = %(organization)s AND metric_id = %(metric)s AND member = staged.member
+        OFFSET 0
+    ) AS known ON TRUE
     WHERE {has_grain}
     ORDER BY customer_id, dimensions_key, bucket_start, staged.member, occurred_at DESC, "offset" DESC
 ), counted AS (

@@ -303,8 +303,12 @@ _OPERATIONS = """
 WITH {events}
 SELECT event.customer_id, {groups}, event.occurred_at, event."offset", event.operation, event.member, known.number
 FROM fed_event AS event
-LEFT JOIN metering_member AS known
-  ON known.organization_id = %(organization)s AND known.metric_id = %(metric)s AND known.member = event.member
+LEFT JOIN LATERAL (
+    SELECT number
+    FROM metering_member
+    WHERE organization_id = %(organization)s AND metric_id = %(metric)s AND member = event.member
+    OFFSET 0
+) AS known ON TRUE
 ORDER BY event.occurred_at, event."offset"
 """
 

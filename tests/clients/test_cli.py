@@ -164,6 +164,14 @@ class TestIngest:
         assert signed_in("ingest", "-", given=row).output == "1 stored\n"
         assert signed_in("ingest", "-", given=row).output == "1 stored\n"
 
+    def test_files_that_would_share_keys_are_refused(self, signed_in: Run, tmp_path: Path, options: list[str]) -> None:
+        (tmp_path / "other").mkdir()
+        for name in ("usage.csv", "other/usage.csv", "more.csv"):
+            (tmp_path / name).write_text(CSV)
+        assert_one_line(signed_in("ingest", "usage.csv", "other/usage.csv", *options), 2)
+        assert_one_line(signed_in("ingest", "usage.csv", "more.csv", "--source", "both", *options), 2)
+        assert signed_in("ingest", "usage.csv", "more.csv", *options).output == "8 stored\n"
+
     def test_times_without_zone_take_the_given_one(self, signed_in: Run, client: Client, tmp_path: Path) -> None:
         (tmp_path / "local.csv").write_text("customer,timestamp,bytes\nacme,2026-11-01 00:30,1\n")
         arguments = ["ingest", "local.csv", "--type", "traffic"]

@@ -184,6 +184,18 @@ def test_answer_of_a_proxy_is_no_puzzle(content: bytes) -> None:
     assert caught.value.code == "http_418"
 
 
+def test_redirect_says_which_address_to_use() -> None:
+    server = PlayedServer(httpx.Response(301, headers={"location": "https://played/v1/metrics"}))
+    with pytest.raises(MeterbookError, match="https://played"):
+        server.client().metrics.list()
+
+
+def test_page_in_place_of_an_answer_is_told() -> None:
+    server = PlayedServer(httpx.Response(200, html="<title>Welcome to nginx</title>"))
+    with pytest.raises(MeterbookError, match="not JSON"):
+        server.client().metrics.list()
+
+
 @pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://somewhere", "http://"])
 def test_address_without_scheme_or_host_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="https://host:port"):

@@ -318,9 +318,7 @@ def list_buckets(start: datetime, end: datetime, granularity: str, zone: ZoneInf
     if granularity == "minute":
         first = start.replace(second=0, microsecond=0)
         minutes = range(-((first - end) // timedelta(minutes=1)))
-        return [
-            Bucket(first + timedelta(minutes=place), first + timedelta(minutes=place + 1)) for place in minutes
-        ]
+        return [Bucket(first + timedelta(minutes=place), first + timedelta(minutes=place + 1)) for place in minutes]
     margin = {"hour": timedelta(hours=3), "day": timedelta(days=3), "week": timedelta(days=9)}.get(
         granularity, timedelta(days=33)
     )

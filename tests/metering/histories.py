@@ -240,8 +240,7 @@ def histories(draw: st.DrawFn, *, question_count: int) -> History:
     moment = draw(st.sampled_from(MOMENTS))
     zone, day = moment
     instants = sorted(
-        draw(st.sampled_from(EDGES[moment])) + draw(st.sampled_from(NEIGHBOURS))
-        for _ in range(draw(st.integers(3, 9)))
+        draw(st.sampled_from(EDGES[moment])) + draw(st.sampled_from(NEIGHBOURS)) for _ in range(draw(st.integers(3, 9)))
     )
     earlier: list[SentEvent] = []
     steps: list[Step] = []

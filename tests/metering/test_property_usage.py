@@ -26,6 +26,7 @@ from metering import queries
 from metering.domain import Granularity, Mode
 from metering.queries import Usage
 from metering.services.ingest import IngestResult
+from metering.services.rebuild import Difference, list_slices, verify_slice
 from metering.services.retention import prune_organization
 from tests.metering.brute_force import BruteForce, Group, Numbers, Point, SentEvent
 from tests.metering.histories import METRICS, History, Prune, Question, Replace, RollUp, Send, Step, Void, histories
@@ -70,6 +71,7 @@ def test_every_read_of_a_random_history_equals_a_count_over_its_raw_events(meter
             play = Play(meter, api_client, history.begins_at)
             for step in history.steps:
                 play.take(step)
+            play.verify_rollups()
             for place, question in enumerate(history.questions):
                 play.ask(question)
                 if place % HTTP_EVERY == 0:
@@ -127,6 +129,14 @@ class Play:
         """Return the key of one event that counts."""
         keys = [key for key, event in self.truth.known.items() if event.voided_at is None]
         return keys[pick % len(keys)] if keys else None
+
+    def verify_rollups(self) -> None:
+        """The stored buckets, one by one, are what the operator's own recount makes of the raw events."""
+        differences: list[Difference] = []
+        organization = self.meter.organization
+        for piece in list_slices(organization=organization):
+            verify_slice(organization=organization, span=piece.span, report=differences.append)
+        assert differences == []
 
     # --- asking ---
 

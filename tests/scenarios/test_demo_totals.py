@@ -47,6 +47,7 @@ def begin_and_kill(server: WebServer) -> None:
         interrupted.kill()
 
 
+@pytest.mark.timeout(900)  # the whole year, twice counted; under a minute on an idle machine
 def test_demo_totals_equal_those_of_the_data_frame_after_an_interrupted_load(server: WebServer, tmp_path: Path) -> None:
     credentials = tmp_path / "demo.json"
     begin_and_kill(server)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import logging
 import os
 import threading
@@ -62,7 +63,7 @@ class _Buffer:
         return self._outbox.counters
 
     @property
-    def last_failure(self) -> MeterbookError | None:
+    def last_failure(self) -> Exception | None:
         """Why the latest attempt failed; None while all is well."""
         return self._outbox.last_failure
 
@@ -77,6 +78,18 @@ class _Buffer:
     def _refuse_if_closed(self) -> None:
         if self._is_closed:
             raise RuntimeError("The buffer is closed.")
+
+    def _pause_after(self, failure: Exception) -> float:
+        """Note and log why an attempt failed; return the seconds to wait before the next."""
+        seconds = self._outbox.fail(failure)
+        is_foreseen = isinstance(failure, MeterbookError)
+        logger.warning(
+            "Events could not be sent (%s); trying again in %.1f s.",
+            failure,
+            seconds,
+            exc_info=None if is_foreseen else failure,
+        )
+        return seconds
 
     def _report(self, refused: Sequence[tuple[EventError, Mapping[str, Any]]]) -> None:
         for error, event in refused:
@@ -93,10 +106,11 @@ class BufferedIngest(_Buffer):
     """A bounded buffer in front of `ingest`, drained by a daemon thread that starts with the first event.
 
     Guarantees: an event whose `add` returned True is sent until the server gives a verdict, always with the same
-    key; `add` waits at most as long as asked; memory is bounded by `max_events`. At the interpreter's exit the
-    buffer is closed with `exit_timeout` seconds to flush; a killed process loses what it had not sent, unless there
-    is a spool. Safe to share among threads. After a fork the child begins with an empty buffer, since the parent
-    sends what was in it; a child cannot use a spool of its parent and needs a buffer of its own.
+    key; `add` waits at most as long as asked; memory is bounded by `max_events`. Every failure is waited out, a
+    refused API key too: that can be mended, lost events cannot. At the interpreter's exit the buffer is closed with
+    `exit_timeout` seconds to flush; a killed process loses what it had not sent, unless there is a spool. Safe to
+    share among threads. After a fork the child begins with an empty buffer, since the parent sends what was in it;
+    a child cannot use a spool of its parent and needs a buffer of its own.
     """
 
     def __init__(self, transport: SyncTransport, settings: BufferSettings, on_error: OnError | None = None) -> None:
@@ -132,7 +146,8 @@ class BufferedIngest(_Buffer):
         with self._changed:
             target = self._flush_target = self._outbox.added_count
             self._changed.notify_all()
-            return self._changed.wait_for(lambda: self._outbox.settled_count >= target, timeout)
+            self._changed.wait_for(lambda: self._is_stopped or self._outbox.settled_count >= target, timeout)
+            return self._outbox.settled_count >= target
 
     def close(self, timeout: float | None = DEFAULT_CLOSE_SECONDS) -> bool:
         """Take no more events, flush, and end the thread; return whether every event has a verdict.
@@ -182,13 +197,9 @@ class BufferedIngest(_Buffer):
         while batch := self._wait_for_batch():
             try:
                 result = self._transport.run(attempt(batch, self._settings.durability), retry=NO_RETRY)
-            except MeterbookError as failure:
-                self._wait_after(failure)
-            except Exception as bug:  # whatever it is, the events must outlive it
-                logger.exception("Sending a batch failed in an unforeseen way; it will be sent again.")
-                self._wait_after(MeterbookError(str(bug), code="unforeseen"))
-            else:
                 self._settle(batch, result)
+            except Exception as failure:  # whatever it is, the events must outlive it
+                self._wait_after(failure)
 
     def _wait_for_batch(self) -> list[bytes]:
         """Return the next batch when it is due; an empty one when the buffer is closed."""
@@ -208,11 +219,9 @@ class BufferedIngest(_Buffer):
             self._outbox.settle(batch, result, now=time.monotonic())
             self._changed.notify_all()
 
-    def _wait_after(self, failure: MeterbookError) -> None:
+    def _wait_after(self, failure: Exception) -> None:
         with self._changed:
-            seconds = self._outbox.fail(failure)
-            logger.warning("Events could not be sent (%s); trying again in %.1f s.", failure, seconds)
-            self._changed.wait_for(lambda: self._is_stopped, seconds)
+            self._changed.wait_for(lambda: self._is_stopped, self._pause_after(failure))
 
     # --- the ends of a process ---
 
@@ -238,7 +247,8 @@ def _restart_buffers_in_child() -> None:
         buffer._restart_in_child()
 
 
-os.register_at_fork(after_in_child=_restart_buffers_in_child)
+if hasattr(os, "register_at_fork"):  # not on Windows, where there is no fork
+    os.register_at_fork(after_in_child=_restart_buffers_in_child)
 
 
 class AsyncBufferedIngest(_Buffer):
@@ -273,12 +283,10 @@ class AsyncBufferedIngest(_Buffer):
             if self._outbox.settled_count < target:
                 self._ensure_task()
             self._changed.notify_all()
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
-                    await self._changed.wait_for(lambda: self._outbox.settled_count >= target)
-            except TimeoutError:
-                return False
-        return True
+                    await self._changed.wait_for(lambda: self._is_stopped or self._outbox.settled_count >= target)
+            return self._outbox.settled_count >= target
 
     async def close(self, timeout: float | None = DEFAULT_CLOSE_SECONDS) -> bool:
         """Take no more events, flush, and end the task; return whether every event has a verdict."""
@@ -326,15 +334,12 @@ class AsyncBufferedIngest(_Buffer):
             batch = await self._wait_for_batch()
             try:
                 result = await self._transport.run(attempt(batch, self._settings.durability), retry=NO_RETRY)
-            except MeterbookError as failure:
-                seconds = self._outbox.fail(failure)
-                logger.warning("Events could not be sent (%s); trying again in %.1f s.", failure, seconds)
-                await asyncio.sleep(seconds)
-            else:
                 self._report(list_refused(batch, result))
                 async with self._changed:
                     self._outbox.settle(batch, result, now=time.monotonic())
                     self._changed.notify_all()
+            except Exception as failure:  # whatever it is, the events must outlive it
+                await asyncio.sleep(self._pause_after(failure))
 
     async def _wait_for_batch(self) -> list[bytes]:
         async with self._changed:

@@ -170,4 +170,5 @@ def _field_errors(body: Mapping[str, Any]) -> list[FieldError]:
             index=error.get("index"),
         )
         for error in body.get("errors") or []
+        if isinstance(error, dict)
     ]

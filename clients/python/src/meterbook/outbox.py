@@ -131,7 +131,7 @@ def list_refused(batch: Sequence[bytes], result: IngestResult | None) -> list[tu
 class Outbox:
     def __init__(self, settings: BufferSettings, *, now: float) -> None:
         self.settings = settings
-        self.last_failure: MeterbookError | None = None
+        self.last_failure: Exception | None = None
         self._spool = None if settings.spool is None else Spool(settings.spool)
         self._queue: deque[bytes] = deque(self._spool.recover() if self._spool else ())
         self._counters = BufferCounters(added=len(self._queue))
@@ -193,12 +193,13 @@ class Outbox:
             rejected=counters.rejected + result.rejected,
         )
 
-    def fail(self, failure: MeterbookError) -> float:
+    def fail(self, failure: Exception) -> float:
         """Note that an attempt failed; return the seconds to wait before the next."""
         self.last_failure = failure
         backoff = self.settings.retry.backoff(self._failures)
         self._failures += 1
-        return max(backoff, min(failure.retry_after or 0.0, self.settings.retry.longest_retry_after))
+        asked = failure.retry_after if isinstance(failure, MeterbookError) else None
+        return max(backoff, min(asked or 0.0, self.settings.retry.longest_retry_after))
 
     # --- accounts ---
 

@@ -9,7 +9,6 @@ power cut.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 from collections import deque
@@ -33,6 +32,8 @@ class Spool:
     """One directory, used by one process at a time: a second one gets `BlockingIOError`."""
 
     def __init__(self, directory: Path) -> None:
+        import fcntl  # here, so that the rest of the package works where there is none
+
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._directory = directory
         self._lock = (directory / "lock").open("wb")

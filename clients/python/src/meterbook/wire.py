@@ -14,10 +14,13 @@ import random
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from meterbook.errors import MeterbookError, ServerUnavailableError, error_from_answer
+from meterbook.periods import time_text
+from meterbook.quantities import decimal_text
 
 T = TypeVar("T")
 Parameters: TypeAlias = Sequence[tuple[str, str]]
@@ -57,21 +60,25 @@ class Answer:
     content: bytes = field(repr=False)
 
     def json(self) -> Any:
-        """Decode the body; numbers with a fraction become `Decimal`, never float."""
-        return json.loads(self.content, parse_float=Decimal)
-
-    def object(self) -> dict[str, Any] | None:
-        """Return the body if it is a JSON object: an answer from a proxy on the way may be anything."""
+        """Decode the body; numbers with a fraction become `Decimal`, never float. Raises `MeterbookError`."""
         try:
-            body = self.json()
+            return json.loads(self.content, parse_float=Decimal)
         except ValueError:
-            return None
-        return body if isinstance(body, dict) else None
+            message = "The answer is not JSON; is this the address of a Meterbook server?"
+            raise MeterbookError(message, code="unreadable_answer", status=self.status) from None
 
     def error(self) -> MeterbookError:
+        """Return the error that the answer stands for. One from a proxy on the way may hold anything, or nothing."""
+        if self.status < 400:
+            message = f"The server redirects to {self.headers.get('location')}; use that address."
+            return MeterbookError(message, code="redirected", status=self.status)
+        try:
+            body = self.json()
+        except MeterbookError:
+            body = None
         return error_from_answer(
             status=self.status,
-            body=self.object(),
+            body=body if isinstance(body, dict) else None,
             reason=self.reason,
             retry_after=retry_after_seconds(self.headers.get("retry-after")),
         )
@@ -174,7 +181,7 @@ def with_retries(plan: Plan[T], policy: RetryPolicy) -> Steps[T]:
 def _attempts(call: Call, policy: RetryPolicy) -> Steps[Answer]:
     for attempt in itertools.count():
         outcome = yield call
-        if isinstance(outcome, Answer) and outcome.status < 400:
+        if isinstance(outcome, Answer) and outcome.status < 300:
             return outcome
         failure = outcome.error() if isinstance(outcome, Answer) else outcome
         assert failure is not None, "a transport answers every call"
@@ -208,7 +215,16 @@ def present(**parameters: Any) -> list[tuple[str, str]]:
 
 
 def encode_json(body: Any) -> bytes:
-    return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    """Encode a body. Raises `ValueError` for NaN, and for text that is not Unicode."""
+    return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain).encode()
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Decimal):
+        return decimal_text(value)
+    if isinstance(value, datetime):
+        return str(time_text(value))
+    raise TypeError(f"{type(value).__name__} has no form in JSON.")
 
 
 def one_object(call: Call) -> Plan[dict[str, Any]]:

@@ -81,12 +81,20 @@ def ingest(
         constant_customer=constant_customer,
         zone=_zone(zone),
     )
+    _refuse_shared_source(files, source)
     with open_client() as client, _rejects(errors_path) as rejects:
         sender = _Sender(client, rejects, batch_size, durability)
         for path in files:
             _send_file(sender, path, style or _style(path), columns, source)
         sender.report()
     return 2 if sender.total.rejected else 0
+
+
+def _refuse_shared_source(files: tuple[str, ...], source: str | None) -> None:
+    """Two files of one source would have the same key for equal rows at the same place, and count them once."""
+    names = [Path(path).name for path in files]
+    if len(files) > 1 and (source is not None or len(set(names)) < len(names)):
+        raise click.UsageError("Send files of one name or source one at a time, each with its own --source.")
 
 
 class _Sender:
