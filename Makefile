@@ -8,6 +8,8 @@ PY := $(VENV)/bin/python
 UV ?= uv
 # make test ARGS="tests/metering -k void"
 ARGS ?=
+# Test files run side by side, as many as this.
+JOBS ?= 2
 # Checks read the settings but talk to nobody.
 ANY_SETTINGS := METERBOOK_SECRET_KEY=lint DATABASE_URL=postgresql:///lint REDIS_URL=redis://localhost
 CHECKED := accounts benchmarks common config metering tests manage.py
@@ -20,7 +22,7 @@ run:  ## start everything and serve the demo (PORT, METERBOOK_DATA_DIR, METERBOO
 	@exec $(PY) -m config.runner --with-parent
 
 test: setup browser  ## run all tests (ARGS="-k name" for some)
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 bench: setup  ## measure ingest, rollups and reads on this machine
 	@$(PY) -m benchmarks $(ARGS)

@@ -19,6 +19,7 @@ from django.utils import timezone
 from accounts.domain import LAST_USED_PRECISION, SCOPES_OF_ROLE, Role, Scope, role_of_scopes
 from accounts.models import ApiKey, Membership, Organization
 from accounts.rate_limits import take_request
+from accounts.sql.live_key import find_live_key
 from common.errors import BadRequest, NotAuthenticated, NotFound, PermissionRefused, TooManyRequests
 from common.middleware import RESPONSE_HEADERS
 
@@ -88,7 +89,7 @@ def authenticate_request(request: HttpRequest) -> Caller:
 def authenticate_key(key: str, *, now: datetime) -> Caller:
     """Return the caller of a valid key, and note at most once a minute that it was used."""
     parts = _KEY.match(key)
-    api_key = _find_live_key(parts[1], now) if parts else None
+    api_key = find_live_key(prefix=parts[1], now=now) if parts else None
     if parts is None or api_key is None or not hmac.compare_digest(bytes(api_key.secret_hash), hash_secret(parts[2])):
         raise _not_authenticated("This API key is not valid.")
     _note_use(api_key, now)
@@ -162,15 +163,6 @@ def _caller_of(membership: Membership) -> Caller:
         actor=f"user:{membership.user.email}",
         scopes=frozenset(SCOPES_OF_ROLE[role]),
         role=role,
-    )
-
-
-def _find_live_key(prefix: str, now: datetime) -> ApiKey | None:
-    return (
-        ApiKey.objects.all_tenants()
-        .select_related("organization")
-        .filter(Q(expires_at__isnull=True) | Q(expires_at__gt=now), prefix=prefix, revoked_at__isnull=True)
-        .first()
     )
 
 

@@ -34,7 +34,7 @@ MAX_FRACTION_DIGITS = 18
 # A number among the properties may be longer than a quantity, but not so long that jsonb stores kilobytes for "1e9999".
 MAX_PROPERTY_DIGITS = 60
 
-_DECIMAL_TEXT = re.compile(r"[+-]?(?:[0-9]{1,40}(?:\.[0-9]{0,40})?|\.[0-9]{1,40})(?:[eE][+-]?[0-9]{1,2})?\Z", re.ASCII)
+DECIMAL_TEXT = re.compile(r"[+-]?(?:[0-9]{1,40}(?:\.[0-9]{0,40})?|\.[0-9]{1,40})(?:[eE][+-]?[0-9]{1,2})?\Z", re.ASCII)
 _properties_encoder = msgspec.json.Encoder(decimal_format="number")
 _INT64 = range(-(2**63), 2**63)
 
@@ -287,7 +287,7 @@ def _decimal_text(value: Any, field: str) -> str:
             return str(value)
         number = Decimal(value)
     elif type(value) is str:
-        if not _DECIMAL_TEXT.match(value):
+        if not DECIMAL_TEXT.match(value):
             raise Refusal("invalid_value", field, 'A value is a number or a decimal string like "12.5".')
         if len(value) <= MAX_FRACTION_DIGITS and "e" not in value and "E" not in value:
             return value

@@ -75,7 +75,7 @@ def get_visible_customer(caller: Caller, external_id: str | None) -> Customer | 
         customers = customers.none() if "\x00" in external_id else customers.filter(external_id=external_id)
     if caller.customer_id is not None:
         customers = customers.filter(pk=caller.customer_id)
-    customer = customers.first()
+    customer = next(iter(customers), None)  # both conditions are unique
     if customer is None:
         raise NotFound("There is no such customer.")
     return customer

@@ -13,6 +13,7 @@ import msgspec
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_POST
 
 from accounts.access import Caller, authenticate_request
 from accounts.models import Customer, Scope
@@ -69,6 +70,7 @@ def post_events(request: HttpRequest) -> HttpResponse:
 
 
 @csrf_exempt
+@require_POST
 def post_validation(request: HttpRequest) -> HttpResponse:
     """Answer what a batch would do, and which metrics each event would change; store nothing."""
     caller = authenticate_request(request)
@@ -80,9 +82,7 @@ def post_validation(request: HttpRequest) -> HttpResponse:
     admitted, _, plans = examine_events(events=events, **names)
     refused = {error.index for error in result.errors}  # a conflict shows only when stored
     changes = [
-        _describe(event, events[event.index], plans[event.feed_id])
-        for event in admitted
-        if event.index not in refused
+        _describe(event, events[event.index], plans[event.feed_id]) for event in admitted if event.index not in refused
     ]
     return _answer_result(result, extra={"events": changes, "first_offset": None, "last_offset": None})
 

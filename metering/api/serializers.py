@@ -13,6 +13,7 @@ from rest_framework import serializers
 
 from common.api import Flag, ListQuery, Moment, StrictSerializer, Text, WholeNumber
 from common.numbers import exact_text
+from metering.admission import DECIMAL_TEXT
 from metering.catalogs import MetricDefinition
 from metering.domain import Granularity, Mode
 from metering.models import Aggregation, Metric, PeriodType
@@ -39,6 +40,8 @@ class Quantity(serializers.DecimalField):
     def to_internal_value(self, data: Any) -> Decimal:
         if isinstance(data, bool) or not isinstance(data, str | int | Decimal):
             self.fail("invalid")
+        if isinstance(data, str) and not DECIMAL_TEXT.match(data):
+            self.fail("invalid")  # Python also reads "1_000", " 5 " and other scripts' digits
         return super().to_internal_value(data)
 
     def to_representation(self, value: Any) -> str:
@@ -84,7 +87,7 @@ class PeriodWrite(StrictSerializer):
 
 
 class ThresholdWrite(StrictSerializer):
-    code = Text(max_length=64)
+    code = ExactText(max_length=64)
     value = Quantity()
     recurring = Flag(default=False)
 
@@ -97,7 +100,7 @@ class ThresholdWrite(StrictSerializer):
 class MetricWrite(StrictSerializer):
     """A metric as it is created; with `partial`, the fields that change."""
 
-    code = Text(max_length=64)
+    code = ExactText(max_length=64)
     name = Text(max_length=200, allow_blank=True, required=False)
     description = Text(max_length=10_000, allow_blank=True, required=False)
     unit = Text(max_length=64, allow_blank=True, required=False)

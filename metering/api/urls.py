@@ -1,6 +1,6 @@
 """Routes of the metering API under `/v1/`."""
 
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponseNotAllowed
 from django.http.response import HttpResponseBase
 from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
@@ -12,8 +12,10 @@ _list_events = events.EventListView.as_view()
 
 @csrf_exempt
 def events_by_method(request: HttpRequest) -> HttpResponseBase:
-    """Send ingest around DRF and everything else through it."""
-    return ingest.post_events(request) if request.method == "POST" else _list_events(request)
+    """Send ingest around DRF and the list through it."""
+    if request.method == "POST":
+        return ingest.post_events(request)
+    return _list_events(request) if request.method in {"GET", "HEAD"} else HttpResponseNotAllowed(["GET", "POST"])
 
 
 # What DRF's own `as_view` sets: the OpenAPI document finds the list by it (ingest is described in `schema`).

@@ -12,7 +12,7 @@ from django.db import connection, transaction
 from accounts.models import Organization
 from common.errors import InvalidInput
 from metering.domain import Cell, Cut, Span, cut_range
-from metering.models import Aggregation, Horizon, Metric
+from metering.models import Aggregation, Metric
 from metering.sql import usage as usage_sql
 from metering.sql.usage import CUSTOMER, Selection
 
@@ -36,7 +36,7 @@ class Reading:
     """One read: its selection and how far back the finer data reaches."""
 
     selection: Selection
-    horizon: Horizon | None
+    horizon: usage_sql.KeptFrom | None
 
     @classmethod
     def prepare(
@@ -57,7 +57,7 @@ class Reading:
             is_per_customer=CUSTOMER in group_by or (is_summed_per_customer and customer_id is None),
             as_of=as_of,
         )
-        return cls(selection, Horizon.objects.for_organization(organization).first())
+        return cls(selection, usage_sql.find_horizon(organization_id=organization.pk))
 
     @property
     def counts_members(self) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import reduce
 from itertools import repeat
@@ -47,6 +47,9 @@ from metering.sql.usage import CUSTOMER
 # More points than a chart can show or a person can read; `queries.exports` reads longer series in pieces.
 MAX_POINTS = 50_000
 ROLLING_DAYS = 30
+# Calendars end with the year 9999: the first day of a range needs an end, and every bucket of a series one of its
+# own, in any zone. A range may end later ("for ever").
+CALENDAR_END = datetime(9999, 1, 1, tzinfo=UTC)
 ZERO = Decimal(0)
 
 
@@ -138,6 +141,8 @@ def list_breakdown(
     as_of: datetime | None = None,
 ) -> list[BreakdownRow]:
     """Return one row per group that has events, the greatest value first. `customer` is a key like any dimension."""
+    if start > CALENDAR_END:
+        raise InvalidInput.of("from", f"A range begins by {CALENDAR_END:%Y-%m-%d}.", "out_of_range")
     reading = Reading.prepare(organization, metric, customer_id, filters, group_by, as_of)
     span = Span(start, end)
     with snapshot(metric):
@@ -180,6 +185,8 @@ def get_series(
     Incremental points count only what lies in the range. The points of the other modes look back before it (to
     their month's start, or 30 days), so they do not depend on `start`; they need daily buckets.
     """
+    if end > CALENDAR_END:
+        raise InvalidInput.of("to", f"A series ends by {CALENDAR_END:%Y-%m-%d}.", "out_of_range")
     tz = ZoneInfo(zone)
     if mode != Mode.INCREMENTAL and granularity != Granularity.DAY:
         raise InvalidInput.of("mode", f"{mode} needs granularity=day.", "invalid_combination")

@@ -137,10 +137,14 @@ def _store(client: Redis, entries: list[tuple[bytes, dict[bytes, bytes]]], now: 
     drained = 0
     for organization_id, group in groupby(ordered, key=lambda entry: int(entry[1][b"organization"])):
         members = list(group)
-        organization = Organization.objects.get(pk=organization_id)
+        organization = Organization.objects.filter(pk=organization_id).first()
         events = [event for _, fields in members for event in _decoder.decode(fields[b"events"])]
-        for first in range(0, len(events), MAX_BATCH_EVENTS):
-            _store_batch(organization, events[first : first + MAX_BATCH_EVENTS], now)
+        if organization is None:
+            # Deleted since: its events have no owner, and must not hold up everybody else's.
+            logger.warning("async_events_without_organization", organization=organization_id, count=len(events))
+        else:
+            for first in range(0, len(events), MAX_BATCH_EVENTS):
+                _store_batch(organization, events[first : first + MAX_BATCH_EVENTS], now)
             lock.reacquire()
         ids = [entry_id for entry_id, _ in members]
         # Both or neither: an entry acknowledged but not deleted would be read by nobody and stay for good.

@@ -14,7 +14,6 @@ from metering.models import Aggregation, Metric
 OTHER = "(other)"
 
 
-
 class Constant(Literal):
     """A literal in a statement that also takes parameters, where a bare percent sign would begin a placeholder."""
 

@@ -168,9 +168,8 @@ INSERT INTO {table} (
 SELECT %(organization)s, series.id, difference.bucket_start, counted_count, counted_sum, counted_min, counted_max,
        (counted_last).value, (counted_last).occurred_at, (counted_last)."offset"
 FROM rollup_difference AS difference
-JOIN metering_series AS series
-  ON series.organization_id = %(organization)s
- AND series.metric_id = %(metric)s
+JOIN series_stage AS series
+  ON series.metric_id = %(metric)s
  AND series.customer_id = difference.customer_id
  AND series.dimensions_key = difference.dimensions_key
 WHERE counted_count IS NOT NULL
@@ -387,7 +386,7 @@ def compare_cells(*, metric: Metric, table: str, width: str, grain: Grain, span:
 
 
 def repair_cells(*, metric: Metric, table: str) -> None:
-    """Make the buckets that the last comparison found what the raw events say. The series must exist."""
+    """Make the buckets that the last comparison found what the raw events say. Needs `roll_up.create_series` before."""
     names = {"organization": metric.organization_id, "metric": metric.pk}
     with connection.cursor() as cursor:
         cursor.execute(SQL(_DELETE_DIFFERENT).format(table=Identifier(table)), names)

@@ -47,7 +47,7 @@ def find_browser() -> str | None:
     return named or next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # no longer: its event loop would keep other modules from running their own
 def chromium() -> Iterator[Browser]:
     executable = find_browser()
     if executable is None:

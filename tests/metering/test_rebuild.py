@@ -319,6 +319,13 @@ class TestCommand:
         assert len(lines) == DAY_BUCKETS
         assert all("stored: nothing" in line for line in lines)
 
+    def test_only_the_first_differences_are_printed(self, usage: Organization) -> None:
+        execute("DELETE FROM metering_rollup_day")
+
+        lines = run("--limit", "3").splitlines()
+
+        assert lines[3:] == [f"… and {DAY_BUCKETS - 3} more", f"{DAY_BUCKETS} buckets were repaired."]
+
     def test_without_verify_it_repairs(self, usage: Organization) -> None:
         execute("DELETE FROM metering_rollup_day")
 

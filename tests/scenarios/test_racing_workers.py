@@ -133,7 +133,7 @@ def test_voids_racing_the_worker_take_back_exactly_what_they_name(meter: Meter) 
 
 @dataclass
 class Seen:
-    """One look of a reader: how many events were acknowledged before it, what it saw, and how many were begun by then."""
+    """One look of a reader: the events acknowledged before it, what it saw, and the events begun by its end."""
 
     acknowledged: int
     total: int

@@ -15,6 +15,9 @@ from accounts.models import Organization
 from common.times import parse_time
 from metering.services.rebuild import Difference, list_slices, repair_slice, verify_slice
 
+# A lost table is millions of differences; the first show what kind they are, and the count is always given.
+MOST_LINES = 1000
+
 
 class Command(BaseCommand):
     help = (
@@ -29,26 +32,35 @@ class Command(BaseCommand):
         parser.add_argument(
             "--to", dest="end", type=parse_moment, help="likewise, exclusive; both widen to whole UTC days"
         )
+        parser.add_argument(
+            "--limit", type=int, default=MOST_LINES, help=f"differences to print (default {MOST_LINES})"
+        )
 
     def handle(
         self,
         *args: Any,
         verify: bool,
-        organization: int | None = None,
-        start: datetime | None = None,
-        end: datetime | None = None,
+        organization: int | None,
+        start: datetime | None,
+        end: datetime | None,
+        limit: int,
         **options: Any,
     ) -> None:
         if start and end and start >= end:
             raise CommandError("--from lies before --to.")
+        self._lines_left = limit
         differing = sum(self._examine(each, verify, start, end) for each in _list_organizations(organization))
+        if differing > limit:
+            self.stdout.write(f"… and {differing - limit} more")
         if verify and differing:
             raise CommandError(f"{differing} stored buckets differ from the raw events.")
         self.stdout.write("Rollups and raw events agree." if not differing else f"{differing} buckets were repaired.")
 
     def _examine(self, organization: Organization, verify: bool, start: datetime | None, end: datetime | None) -> int:
         def report(difference: Difference) -> None:
-            self.stdout.write(f"{organization.pk}  {describe(difference)}")
+            if self._lines_left > 0:
+                self._lines_left -= 1
+                self.stdout.write(f"{organization.pk}  {describe(difference)}")
 
         differing = 0
         slices = list_slices(organization=organization, start=start, end=end)

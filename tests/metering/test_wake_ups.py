@@ -1,0 +1,180 @@
+"""Waking the worker: no wake-up is lost, none is multiplied, and no organization keeps the worker to itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery.exceptions import Retry
+from django.db import connection
+from pytest_django.fixtures import Settings
+
+from accounts.models import Organization
+from common.redis import redis_client
+from metering import tasks
+from metering.catalogs import MetricDefinition
+from metering.incoming import IncomingEvent
+from metering.models import Aggregation, BatchState, IngestBatch
+from metering.services import rollup
+from metering.services.ingest import ingest_events, validate_events
+from metering.services.metrics import create_metric
+from metering.services.rollup import RollupBusy, roll_up_organization
+from metering.sql.roll_up import ROLLUP_LOCK
+
+QUEUE = "celery"  # Celery's list of waiting tasks
+
+
+@pytest.fixture
+def meters(org: Organization) -> Iterator[Organization]:
+    create_metric(organization=org, definition=MetricDefinition("requests", Aggregation.COUNT), actor="test")
+    redis_client().delete(QUEUE, mark(org))
+    yield org
+    redis_client().delete(QUEUE, mark(org))
+
+
+def mark(org: Organization) -> str:
+    return f"wake:rollup:{org.pk}"
+
+
+def send(org: Organization, now: datetime, *keys: str) -> None:
+    """Store each event in a batch of its own."""
+    for key in keys:
+        event = IncomingEvent(idempotency_key=key, customer="cust_42", type="requests")
+        assert ingest_events(organization=org, events=[event], now=now).stored == 1
+
+
+def count_pending(org: Organization) -> int:
+    return IngestBatch.objects.for_organization(org).filter(state=BatchState.PENDING).count()
+
+
+def count_published() -> int:
+    return int(redis_client().llen(QUEUE))
+
+
+@contextmanager
+def rollups_locked(org: Organization) -> Iterator[None]:
+    """Hold the organization's rollup lock on another connection, as a void or another worker does."""
+    rival = connection.copy()
+    with rival.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_lock(%s, %s)", [ROLLUP_LOCK, org.pk])
+        yield
+    rival.close()
+
+
+@pytest.mark.django_db(transaction=True)
+class TestMark:
+    def test_many_commits_wake_the_worker_once(self, meters: Organization, now: datetime) -> None:
+        send(meters, now, "a", "b", "c")
+
+        assert count_published() == 1
+
+    def test_commit_after_the_worker_looked_wakes_it_again(self, meters: Organization, now: datetime) -> None:
+        send(meters, now, "a")
+        roll_up_organization(organization_id=meters.pk, now=now)
+        send(meters, now, "b")
+
+        assert count_published() == 2
+
+    def test_worker_that_finds_the_lock_taken_leaves_the_mark(self, meters: Organization, now: datetime) -> None:
+        send(meters, now, "a")
+        with rollups_locked(meters), pytest.raises(RollupBusy):
+            roll_up_organization(organization_id=meters.pk, now=now)
+        send(meters, now, "b")
+
+        assert count_published() == 1  # the one that waits for the lock will find both
+
+    def test_rollup_does_its_work_without_redis(
+        self, meters: Organization, now: datetime, settings: Settings, tmp_path: Path
+    ) -> None:
+        send(meters, now, "a")
+        settings.REDIS_URL = f"unix://{tmp_path}/nobody.sock"
+        redis_client.cache_clear()
+        try:
+            roll_up_organization(organization_id=meters.pk, now=now)
+            send(meters, now, "b")
+        finally:
+            redis_client.cache_clear()
+
+        assert count_pending(meters) == 1
+
+    def test_what_is_undone_wakes_nobody(self, meters: Organization, now: datetime) -> None:
+        event = IncomingEvent(idempotency_key="a", customer="cust_42", type="requests")
+        validate_events(organization=meters, events=[event], now=now)
+
+        assert count_published() == 0
+
+
+@pytest.mark.django_db
+class TestChunks:
+    @pytest.fixture(autouse=True)
+    def _one_batch_per_chunk(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(rollup, "MAX_CHUNK_BATCHES", 1)
+
+    def test_all_are_rolled_up_without_a_bound(self, meters: Organization, now: datetime) -> None:
+        send(meters, now, "a", "b", "c")
+
+        rolled = roll_up_organization(organization_id=meters.pk, now=now)
+
+        assert (rolled.batches, rolled.is_unfinished, count_pending(meters)) == (3, False, 0)
+
+    def test_bound_says_that_more_may_wait(self, meters: Organization, now: datetime) -> None:
+        send(meters, now, "a", "b", "c")
+
+        rolled = roll_up_organization(organization_id=meters.pk, now=now, max_chunks=2)
+
+        assert (rolled.batches, rolled.is_unfinished, count_pending(meters)) == (2, True, 1)
+
+    def test_lock_lost_between_chunks_keeps_what_was_done(
+        self, meters: Organization, now: datetime, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        send(meters, now, "a", "b")
+        answers = iter([True, False])
+        monkeypatch.setattr("metering.sql.roll_up.try_lock", lambda **_: next(answers))
+
+        rolled = roll_up_organization(organization_id=meters.pk, now=now)
+
+        assert (rolled.batches, rolled.is_unfinished, count_pending(meters)) == (1, True, 1)
+
+
+@pytest.mark.django_db(transaction=True)
+class TestTasks:
+    def test_sweep_finds_batches_that_nobody_was_woken_for(self, meters: Organization, now: datetime) -> None:
+        send(meters, now, "a")
+        redis_client().delete(QUEUE)
+
+        tasks.sweep_pending_batches()
+
+        assert count_published() == 1
+
+    def test_unfinished_rollup_goes_to_the_end_of_the_queue(
+        self, meters: Organization, now: datetime, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(rollup, "MAX_CHUNK_BATCHES", 1)
+        monkeypatch.setattr(tasks, "MAX_CHUNKS_PER_TASK", 1)
+        send(meters, now, "a", "b")
+        redis_client().delete(QUEUE)
+
+        tasks.roll_up_organization_task.apply(args=(meters.pk,))
+
+        assert (count_pending(meters), count_published()) == (1, 1)
+
+    @pytest.mark.parametrize(("is_swept", "published"), [(True, 0), (False, 1)], ids=["swept", "woken"])
+    def test_only_a_woken_rollup_waits_for_the_lock(
+        self, meters: Organization, now: datetime, is_swept: bool, published: int
+    ) -> None:
+        send(meters, now, "a")
+        redis_client().delete(QUEUE)
+
+        with rollups_locked(meters):
+            task: Any = tasks.roll_up_organization_task
+            # As the worker runs it: run directly, it would not publish its retry.
+            task.push_request(id="test", called_directly=False, retries=0, args=[meters.pk], kwargs={})
+            with suppress(Retry):
+                task.run(meters.pk, is_swept=is_swept)
+            task.pop_request()
+
+        assert count_published() == published
