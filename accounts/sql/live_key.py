@@ -10,8 +10,8 @@ from psycopg.sql import SQL, Identifier
 
 from accounts.models import ApiKey, Organization
 
-_KEY_COLUMNS = [field.column for field in ApiKey._meta.concrete_fields]
-_ORGANIZATION_COLUMNS = [field.column for field in Organization._meta.concrete_fields]
+_KEY_COLUMNS = [str(field.column) for field in ApiKey._meta.concrete_fields]
+_ORGANIZATION_COLUMNS = [str(field.column) for field in Organization._meta.concrete_fields]
 
 # One row, or none for a key that is unknown, revoked or expired. Uses the unique index of the prefix.
 _FIND = SQL("""

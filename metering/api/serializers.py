@@ -107,10 +107,9 @@ class MetricWrite(StrictSerializer):
     aggregation = serializers.ChoiceField(choices=Aggregation.choices)
     event_type = ExactText(max_length=256, required=False)
     value_property = ExactText(max_length=256, required=False, allow_null=True, allow_blank=True)
-    # DRF hands the length to the list that `many` makes; its stubs do not know.
-    dimensions = DimensionWrite(many=True, required=False, max_length=MAX_DIMENSIONS)  # type: ignore[call-arg]
+    dimensions = DimensionWrite(many=True, required=False, max_length=MAX_DIMENSIONS)
     period = PeriodWrite(required=False)
-    thresholds = ThresholdWrite(many=True, required=False, max_length=MAX_THRESHOLDS)  # type: ignore[call-arg]
+    thresholds = ThresholdWrite(many=True, required=False, max_length=MAX_THRESHOLDS)
 
     def validate_code(self, code: str) -> str:
         if not CODE.match(code):
