@@ -7,12 +7,14 @@ number of requests per operation; `METERBOOK_FUZZ_EXAMPLES=500` sends more.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import schemathesis
+from django.core.signals import request_finished, request_started
 from django.core.wsgi import get_wsgi_application
-from django.db import transaction
+from django.db import close_old_connections, transaction
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import Case, GenerationMode
 
@@ -26,8 +28,19 @@ DEFAULT_EXAMPLES = 15
 SERVER_ERRORS = range(500, 600)
 
 
+@pytest.fixture
+def _one_connection() -> Iterator[None]:
+    """Keep the test's connection and its transaction through the requests, as Django's own test client does."""
+    for signal in (request_started, request_finished):
+        signal.disconnect(close_old_connections)
+    yield
+    for signal in (request_started, request_finished):
+        signal.connect(close_old_connections)
+
+
 @pytest.mark.django_db
 @pytest.mark.timeout(0)
+@pytest.mark.usefixtures("_one_connection")
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["as described", "otherwise"])
 def test_no_request_makes_any_operation_fail(
     mode: GenerationMode, meter: Meter, api_key: IssuedKey, monkeypatch: pytest.MonkeyPatch

@@ -22,6 +22,7 @@ from metering.models import Aggregation, BatchState, IngestBatch
 from metering.services import rollup
 from metering.services.ingest import ingest_events, validate_events
 from metering.services.metrics import create_metric
+from metering.services.queue import STREAM
 from metering.services.rollup import RollupBusy, roll_up_organization
 from metering.sql.roll_up import ROLLUP_LOCK
 
@@ -144,7 +145,7 @@ class TestChunks:
 class TestTasks:
     def test_sweep_finds_batches_that_nobody_was_woken_for(self, meters: Organization, now: datetime) -> None:
         send(meters, now, "a")
-        redis_client().delete(QUEUE)
+        redis_client().delete(QUEUE, STREAM)  # what other tests left in the queue would be swept as well
 
         tasks.sweep_pending_batches()
 
