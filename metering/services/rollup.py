@@ -75,7 +75,8 @@ def roll_up_chunk(*, organization_id: int, now: datetime, rolled: RolledUp) -> b
         return False
     batch_ids = [batch.id for batch in batches]
     feed_ids = {feed_id for batch in batches for feed_id in batch.feed_ids}
-    minutes_from = ensure_horizon(organization_id=organization_id, now=now).minutes_from
+    horizon = ensure_horizon(organization_id=organization_id, now=now)
+    minutes_from, raw_from = horizon.minutes_from, horizon.raw_from
 
     metrics = _metrics_of_feeds(organization_id, feed_ids)
     roll_up.create_stage()
@@ -85,7 +86,7 @@ def roll_up_chunk(*, organization_id: int, now: datetime, rolled: RolledUp) -> b
     roll_up.upsert_rollups(organization_id=organization_id, minutes_from=minutes_from)
     for metric, its_feeds in metrics:
         if metric.aggregation == Aggregation.COUNT_UNIQUE:
-            member_sets.add_batches(metric=metric, batch_ids=batch_ids, feed_ids=its_feeds)
+            member_sets.add_batches(metric=metric, batch_ids=batch_ids, feed_ids=its_feeds, raw_from=raw_from)
     rolled.changed.update(roll_up.list_changed())
     roll_up.mark_rolled(organization_id=organization_id, batch_ids=batch_ids, now=now)
 

@@ -194,8 +194,14 @@ def create_stage() -> None:
         cursor.execute(_CREATE_STAGE)
 
 
-def add_batches(*, metric: Metric, batch_ids: Sequence[int], feed_ids: Sequence[int]) -> None:
-    """Add the claimed events' members to the sets: days of every series, hours of the customers' totals."""
+def add_batches(
+    *, metric: Metric, batch_ids: Sequence[int], feed_ids: Sequence[int], raw_from: datetime | None
+) -> None:
+    """Add the claimed events' members to the sets: days of every series, hours of the customers' totals.
+
+    In buckets before `raw_from` nobody can tell any more which operation of a member came last: there a late
+    operation that contradicts the set changes nothing.
+    """
     organization_id = metric.organization_id
     names = {"organization": organization_id, "metric": metric.pk}
     create_stage()
@@ -214,7 +220,7 @@ def add_batches(*, metric: Metric, batch_ids: Sequence[int], feed_ids: Sequence[
     grains = [(HOUR_WIDTH, True), (DAY_WIDTH, True)] + ([(DAY_WIDTH, False)] if metric.dimensions else [])
     for width, is_total in grains:
         rows = [
-            _merge(row, metric=metric, width=width, claimed=batch_ids)
+            _merge(row, metric=metric, width=width, claimed=batch_ids, raw_from=raw_from)
             for row in _list_merge_input(metric, width, is_total)
         ]
         upsert_sets(organization_id=organization_id, rows=rows)
@@ -229,14 +235,16 @@ def _list_merge_input(metric: Metric, width: str, is_total: bool) -> list[MergeI
         return [MergeInput(*row) for row in cursor.fetchall()]
 
 
-def _merge(row: MergeInput, *, metric: Metric, width: str, claimed: Sequence[int]) -> MemberSetRow:
+def _merge(
+    row: MergeInput, *, metric: Metric, width: str, claimed: Sequence[int], raw_from: datetime | None
+) -> MemberSetRow:
     added, removed = load_bitmap(row.added), load_bitmap(row.removed)
     newly_added, newly_removed = BitMap(row.newly_added or ()), BitMap(row.newly_removed or ())
     # Who is on both sides: the later operation decides, and only the raw events know which it is.
     contested = (newly_added & removed) | (newly_removed & added)
     added |= newly_added - contested
     removed |= newly_removed - contested
-    if contested:
+    if contested and (raw_from is None or row.bucket_start >= raw_from):
         last = list_last_operations(
             metric=metric,
             series_id=row.series_id,
