@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
+from django.db import connections
 
 from accounts.models import Organization
 from metering.models import Metric
 from metering.services.metrics import ImmutableMetric, archive_metric, has_events, update_metric
+from metering.sql import store_events
 from tests.metering.meter import Meter, utc
-from tests.scenarios.racing import race
+from tests.scenarios.racing import START_SECONDS, race
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -106,6 +109,56 @@ def test_a_new_metric_counts_the_events_after_it_and_none_before(meter: Meter) -
     counted = meter.usage("second", *NOVEMBER)
     assert surely <= counted.count <= SIZE * BATCHES - surely_not
     assert counted.value == counted.count * counted.max
+    assert_rollups_equal_raw_events(meter, "first", "second")
+
+
+def test_a_metric_made_between_examining_and_storing_counts_the_event(
+    meter: Meter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The narrowest place: the batch is examined, and not yet behind the fence."""
+    open_batch = store_events.open_batch
+
+    def open_batch_late(**names: Any) -> int:
+        if "second" not in meter.metrics:
+            race([lambda: meter.define("second", "sum", event_type="t", value_property="y")])
+        return open_batch(**names)
+
+    monkeypatch.setattr(store_events, "open_batch", open_batch_late)
+    result = own_view(meter).send(
+        {"idempotency_key": "a", "customer": "c", "type": "t", "properties": {"y": 5}},
+        {"idempotency_key": "b", "customer": "c", "type": "t", "properties": {"y": "not a number"}},
+    )
+
+    assert (result.stored, [error.code for error in result.errors]) == (1, ["invalid_value"])
+    assert meter.value("second", *NOVEMBER) == 5
+    assert_rollups_equal_raw_events(meter, "first", "second")
+
+
+def test_a_change_of_metrics_waits_for_the_batch_that_is_being_stored(
+    meter: Meter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage_events = store_events.stage_events
+    changes: list[Future[Metric]] = []
+
+    def stage_events_beside_a_change(*arguments: Any, **names: Any) -> None:
+        if not changes:
+            changes.append(pool.submit(define_second))
+            assert not wait(changes, timeout=0.3).done, "the fence holds it back"
+        stage_events(*arguments, **names)
+
+    def define_second() -> Metric:
+        try:
+            return meter.define("second", "sum", event_type="t", value_property="y")
+        finally:
+            connections.close_all()
+
+    monkeypatch.setattr(store_events, "stage_events", stage_events_beside_a_change)
+    with ThreadPoolExecutor(1) as pool:
+        result = own_view(meter).send({"customer": "c", "type": "t", "properties": {"y": "not a number"}})
+        changes[0].result(START_SECONDS)
+
+    assert result.stored == 1
+    assert meter.usage("second", *NOVEMBER).count == 0
     assert_rollups_equal_raw_events(meter, "first", "second")
 
 

@@ -50,8 +50,8 @@ def send_share(meter: Meter, numbers: Sequence[int], batch_size: int, connection
 def test_two_clients_sending_the_same_10000_keys_store_each_once(meter: Meter, is_opposite: bool) -> None:
     meter.define("m", "sum", dimensions=["shard"])
     ascending = range(KEYS)
-    # Batches of different sizes, so that each overlaps several of the twin's.
-    clients = [(ascending, 500), (ascending[::-1] if is_opposite else ascending, 700)]
+    # So large that all keys are under way at once, and of different sizes, so that each overlaps several of the twin's.
+    clients = [(ascending, 2500), (ascending[::-1] if is_opposite else ascending, 1200)]
 
     results = race(
         [

@@ -15,10 +15,12 @@ import pytest
 from django.db import connections
 
 from accounts.models import Organization
+from metering.dialects.native import decode_json
 from metering.models import BatchState, IngestBatch
 from metering.services.queue import accept_events, drain_queue
 from metering.services.rebuild import Difference, list_slices, verify_slice
 from metering.services.rollup import RollupBusy
+from metering.sql import usage
 from metering.tasks import drain_async_events
 from tests.metering.meter import Meter, encode_body, utc
 from tests.scenarios.racing import race
@@ -197,9 +199,24 @@ def test_a_reader_sees_every_acknowledged_event_once_and_whole_batches(meter: Me
     assert meter.value("m", *NOVEMBER) == meter.value("seats", *NOVEMBER) == 50 * size
 
 
-def test_several_drains_of_the_queue_store_each_event_once(meter: Meter) -> None:
-    from metering.dialects.native import decode_json
+def test_a_rollup_between_the_statements_of_a_read_moves_nothing(meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Members come from sets and from raw events, by two statements: in between, the worker must not be seen."""
+    meter.send_all(*batch(1, 30))
+    list_operations = usage.list_operations
+    rollups: list[int] = []
 
+    def list_operations_late(*arguments: Any, **names: Any) -> list[usage.OperationRow]:
+        rollups.extend(rolled.batches for rolled in race([meter.roll_up]))
+        return list_operations(*arguments, **names)
+
+    monkeypatch.setattr(usage, "list_operations", list_operations_late)
+
+    assert [meter.value("seats", *NOVEMBER) for _ in range(2)] == [30, 30]
+    assert meter.breakdown("seats", *NOVEMBER, "shard") == {(str(n),): 8 - (n > 1) for n in range(4)}
+    assert rollups[0] == 1
+
+
+def test_several_drains_of_the_queue_store_each_event_once(meter: Meter) -> None:
     for number in range(20):
         accept_events(
             organization=meter.organization, events=decode_json(encode_body(batch(number, 30))), now=meter.now
