@@ -13,7 +13,7 @@ JOBS ?= 2
 # Checks read the settings but talk to nobody.
 ANY_SETTINGS := METERBOOK_SECRET_KEY=lint DATABASE_URL=postgresql:///lint REDIS_URL=redis://localhost
 # The tests are typed as they are written, but not checked.
-CHECKED := accounts benchmarks common config metering manage.py
+CHECKED := accounts alerts benchmarks common config metering manage.py
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1	/' | expand -t 10

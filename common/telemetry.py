@@ -23,6 +23,8 @@ REQUEST_SECONDS = Histogram(
 INGEST_EVENTS = Counter("meterbook_ingest_events", "Events received, by what became of them.", ["verdict"])
 ROLLUP_BATCHES = Counter("meterbook_rollup_batches", "Ingest batches added to the rollups.")
 ROLLUP_EVENTS = Counter("meterbook_rollup_events", "Events added to the rollups.")
+CROSSINGS = Counter("meterbook_alerts_fired", "Crossings of thresholds recorded.")
+DELIVERIES = Counter("meterbook_webhook_attempts", "Webhook requests sent, by what came of them.", ["outcome"])
 TASKS = Counter("meterbook_tasks", "Background tasks finished, by name and outcome.", ["task", "outcome"])
 
 REQUEST_ID_HEADER = "X-Request-Id"

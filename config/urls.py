@@ -15,6 +15,7 @@ urlpatterns = [
     path("v1/events/stream", streams.redirect_to_stream, name="event-stream"),
     path("v1/", include("accounts.api.urls")),
     path("v1/", include("metering.api.urls")),
+    path("v1/", include("alerts.api.urls")),
     path("", include("accounts.urls")),
     path("", include("metering.urls")),
 ]

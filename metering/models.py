@@ -197,6 +197,32 @@ class Event(models.Model):
         return self.idempotency_key
 
 
+class UsageChange(models.Model):
+    """Whose usage a rollup or a void changed, written in the same transaction: the outbox of whoever follows usage.
+
+    Followers delete the rows with the transaction in which they acted on them, so a change is followed up exactly
+    once, whatever dies in between. Entry n of the two arrays is one customer's metric.
+    """
+
+    pk = models.CompositePrimaryKey("organization_id", "id")
+    organization = hot_organization()
+    id = models.BigIntegerField()
+    metric_ids = ArrayField(models.BigIntegerField())
+    customer_ids = ArrayField(models.BigIntegerField())
+    # The times of the changed events lie in `[earliest, latest)`.
+    earliest = models.DateTimeField()
+    latest = models.DateTimeField()
+    is_void = models.BooleanField(default=False)
+
+    objects = TenantManager()
+
+    class Meta:
+        db_table = "metering_usage_change"
+
+    def __str__(self) -> str:
+        return f"change {self.id}"
+
+
 class EventVoid(models.Model):
     """An event taken back: a new row beside it, never an edit. `replacement_key` names the event that replaces it."""
 

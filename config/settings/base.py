@@ -3,6 +3,7 @@
 from config import env
 from config.env import BASE_DIR
 from config.settings.accounts import *  # noqa: F403  (Django reads settings as module globals)
+from config.settings.alerts import *  # noqa: F403
 from config.settings.api import *  # noqa: F403
 from config.settings.celery import *  # noqa: F403
 from config.settings.database import *  # noqa: F403
@@ -31,6 +32,7 @@ INSTALLED_APPS = [
     "common",
     "accounts",
     "metering",
+    "alerts",
 ]
 
 MIDDLEWARE = [

@@ -94,6 +94,8 @@ class ThresholdWrite(StrictSerializer):
     def validate(self, attributes: dict[str, Any]) -> dict[str, Any]:
         if not CODE.match(attributes["code"]):
             raise serializers.ValidationError({"code": "A code has lower-case letters, digits and _ . : -."})
+        if attributes["value"] <= 0:
+            raise serializers.ValidationError({"value": "A threshold lies above zero."})
         return {**attributes, "value": exact_text(attributes["value"])}
 
 

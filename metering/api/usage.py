@@ -7,7 +7,9 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+from django.conf import settings
 from django.utils import timezone
+from django.utils.module_loading import import_string
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.request import Request
@@ -36,7 +38,20 @@ def usage_json(subject: Subject, span: Span, usage: Usage) -> dict[str, Any]:
         "metric": subject.metric.code,
         "period": {"start": span.start, "end": span.end},
         **numbers_json(usage),
+        "alert_flags": list_alert_flags(subject, span),
     }
+
+
+def list_alert_flags(subject: Subject, span: Span) -> list[str]:
+    """Return the codes of the thresholds that the customer crossed in periods within the span.
+
+    Settings name who knows them, an app above this one.
+    """
+    if subject.customer is None:
+        return []
+    find_flags = import_string(settings.ALERT_FLAGS)
+    flags: list[str] = find_flags(metric=subject.metric, customer_id=subject.customer.pk, span=span)
+    return flags
 
 
 def numbers_json(usage: Usage) -> dict[str, Any]:
@@ -49,8 +64,6 @@ def numbers_json(usage: Usage) -> dict[str, Any]:
         "unique": usage.unique,
         "last_value": _text(usage.last_value),
         "last_event_at": usage.last_event_at,
-        # Names of the thresholds that the period crossed; without the alerts app nothing crosses any.
-        "alert_flags": [],
     }
 
 

@@ -7,7 +7,7 @@ organization's rollup lock keeps two workers, a void and a rebuild from touching
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import count
 
@@ -16,8 +16,8 @@ from django.db import transaction
 from common.telemetry import ROLLUP_BATCHES, ROLLUP_EVENTS
 from metering.domain import DAY, floor_time
 from metering.models import Aggregation, Feed, Horizon, Metric
-from metering.services.wake import clear_rollup_mark
-from metering.sql import member_sets, roll_up
+from metering.services.wake import clear_rollup_mark, wake_followers
+from metering.sql import changes, member_sets, roll_up
 
 # A chunk is large enough that the cost per statement vanishes and small enough that a read which waits for
 # nothing still finds a short tail, and that a void waits a fraction of a second for the lock.
@@ -33,11 +33,10 @@ class RollupBusy(Exception):
 
 @dataclass(slots=True)
 class RolledUp:
-    """What one call did, for the log and for whoever evaluates the changes."""
+    """What one call did, for the log."""
 
     batches: int = 0
     events: int = 0
-    changed: set[roll_up.Changed] = field(default_factory=set)
     # It stopped although more may be pending: the chunks were used up, or somebody else took the lock in between.
     is_unfinished: bool = False
 
@@ -87,7 +86,8 @@ def roll_up_chunk(*, organization_id: int, now: datetime, rolled: RolledUp) -> b
     for metric, its_feeds in metrics:
         if metric.aggregation == Aggregation.COUNT_UNIQUE:
             member_sets.add_batches(metric=metric, batch_ids=batch_ids, feed_ids=its_feeds, raw_from=raw_from)
-    rolled.changed.update(roll_up.list_changed())
+    changes.record_stage(organization_id=organization_id)
+    wake_followers(organization_id=organization_id)
     roll_up.mark_rolled(organization_id=organization_id, batch_ids=batch_ids, now=now)
 
     events = sum(batch.event_count for batch in batches)

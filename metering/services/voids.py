@@ -18,7 +18,8 @@ from metering.domain import OFFSET_BITS
 from metering.incoming import IncomingEvent, MalformedEvent
 from metering.models import BatchState, Event, EventVoid, Feed, Horizon, IngestBatch, Metric
 from metering.services.ingest import IngestLimits, IngestResult, ingest_events
-from metering.sql import recount, roll_up
+from metering.services.wake import wake_followers
+from metering.sql import changes, recount, roll_up
 
 MAX_REASON_CHARACTERS = 1000
 
@@ -73,8 +74,16 @@ def void_event(
             void.save(force_insert=True)
     except IntegrityError:
         raise AlreadyVoided("This event was voided before.") from None
+    feed = Feed.objects.for_organization(organization).get(pk=event.feed_id)
     if _is_rolled(event):
-        _recount(event, horizon)
+        _recount(event, feed, horizon)
+    changes.record_void(
+        organization_id=organization.pk,
+        metric_ids=feed.metric_ids,
+        customer_id=event.customer_id,
+        occurred_at=event.occurred_at,
+    )
+    wake_followers(organization_id=organization.pk)
     record_audit(
         organization=organization,
         actor=actor,
@@ -127,7 +136,6 @@ def _is_rolled(event: Event) -> bool:
     return not batch.filter(state=BatchState.PENDING).exists()
 
 
-def _recount(event: Event, horizon: Horizon | None) -> None:
-    feed = Feed.objects.for_organization(event.organization_id).get(pk=event.feed_id)
+def _recount(event: Event, feed: Feed, horizon: Horizon | None) -> None:
     for metric in Metric.objects.for_organization(event.organization_id).filter(pk__in=feed.metric_ids):
         recount.recount_event(metric=metric, event=event, minutes_from=horizon.minutes_from if horizon else None)

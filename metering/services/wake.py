@@ -5,8 +5,11 @@ removes it before it looks. A commit is thus either seen by the look or publishe
 beat's sweep finds the work instead; neither ingest nor the work itself fails for a lost mark.
 """
 
+from functools import partial
+
 import structlog
 from celery import current_app
+from django.conf import settings
 from django.db import transaction
 from kombu.exceptions import OperationalError as BrokerError
 from redis.exceptions import RedisError
@@ -29,6 +32,26 @@ def wake_rollup(*, organization_id: int) -> None:
 def wake_drain() -> None:
     """Publish a drain of the asynchronous events, unless one is on its way."""
     _publish_once("wake:drain", DRAIN_TASK, [])
+
+
+def wake_followers(*, organization_id: int) -> None:
+    """Publish the tasks that follow changed usage after the current transaction commits.
+
+    Settings name them, since they belong to apps above this one. Their own sweep finds what a lost wake-up left.
+    """
+    for task in settings.USAGE_FOLLOWERS:
+        transaction.on_commit(
+            partial(_publish_once, _follower_mark(task, organization_id), task, [organization_id]), robust=True
+        )
+
+
+def clear_follower_mark(*, task: str, organization_id: int) -> None:
+    """Let the next change publish the follower again. Call before looking at the changes, never after."""
+    _clear(_follower_mark(task, organization_id))
+
+
+def _follower_mark(task: str, organization_id: int) -> str:
+    return f"wake:{task}:{organization_id}"
 
 
 def clear_rollup_mark(*, organization_id: int) -> None:

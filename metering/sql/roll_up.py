@@ -175,7 +175,6 @@ UPDATE metering_ingestbatch SET state = 1, rolled_at = %(now)s
 WHERE organization_id = %(organization)s AND id = ANY(%(batches)s)
 """
 
-_CHANGED = "SELECT DISTINCT metric_id, customer_id FROM rollup_stage ORDER BY 1, 2"
 
 # The three widths, finest first. Hours and days take the minutes as well.
 WIDTHS = (
@@ -189,13 +188,6 @@ class ClaimedBatch(NamedTuple):
     id: int
     event_count: int
     feed_ids: list[int]
-
-
-class Changed(NamedTuple):
-    """A customer's metric that a rollup changed."""
-
-    metric_id: int
-    customer_id: int
 
 
 def try_lock(*, organization_id: int) -> bool:
@@ -268,12 +260,6 @@ def upsert_rollups(*, organization_id: int, minutes_from: datetime) -> None:
                     condition=expressions.conjunction([has_grain, is_kept]),
                 )
                 cursor.execute(statement, {"organization": organization_id, "minutes_from": minutes_from})
-
-
-def list_changed() -> list[Changed]:
-    with connection.cursor() as cursor:
-        cursor.execute(_CHANGED)
-        return [Changed(*row) for row in cursor.fetchall()]
 
 
 def mark_rolled(*, organization_id: int, batch_ids: Sequence[int], now: datetime) -> None:

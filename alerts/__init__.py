@@ -1,0 +1,1 @@
+"""Telling and holding back: thresholds, crossings, the stream, webhooks, e-mail, quotas."""

@@ -1,0 +1,24 @@
+"""The one shape of an alert on every wire: the list, the stream, webhooks."""
+
+from typing import Any
+
+from alerts.models import Crossing
+from common.numbers import exact_text
+
+
+def crossing_json(crossing: Crossing) -> dict[str, Any]:
+    """Return the alert as clients get it. Reads `customer` and `metric`, so select them along."""
+    return {
+        "offset": str(crossing.offset),
+        "customer": crossing.customer.external_id if crossing.customer else None,
+        "metric": crossing.metric.code,
+        "threshold_code": crossing.threshold_code,
+        "threshold_value": exact_text(crossing.threshold_value),
+        "value_at_cross": exact_text(crossing.value_at_cross),
+        "period": {"start": _time(crossing.period_start), "end": _time(crossing.period_end)},
+        "triggered_at": _time(crossing.triggered_at),
+    }
+
+
+def _time(moment: Any) -> str:
+    return moment.isoformat().replace("+00:00", "Z")

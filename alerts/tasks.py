@@ -1,0 +1,49 @@
+"""Celery's way into alerts: ids in, one service call each. All are idempotent and safe to run late or twice."""
+
+import structlog
+from celery import Task, shared_task
+from django.utils import timezone
+
+from accounts.models import Organization
+from alerts.queries.due import list_organizations_to_evaluate
+from alerts.services.evaluation import EVALUATE_TASK, EvaluationBusy, evaluate_organization
+from alerts.services.silence import check_silence
+
+logger = structlog.get_logger(__name__)
+
+# An evaluation that finds another at work comes back soon: the other may have looked before the newest change.
+BUSY_RETRY_SECONDS = 0.1
+MAX_BUSY_RETRIES = 50
+MAX_STEPS_PER_TASK = 10
+
+
+@shared_task(name=EVALUATE_TASK, bind=True, max_retries=MAX_BUSY_RETRIES)
+def evaluate_organization_task(self: Task, organization_id: int) -> None:
+    try:
+        evaluated = evaluate_organization(
+            organization_id=organization_id, now=timezone.now(), max_steps=MAX_STEPS_PER_TASK
+        )
+    except EvaluationBusy as busy:
+        if self.request.retries == MAX_BUSY_RETRIES:
+            return  # the next sweep looks after it
+        raise self.retry(exc=busy, countdown=BUSY_RETRY_SECONDS) from None
+    if evaluated.is_unfinished:
+        evaluate_organization_task.delay(organization_id)
+    if evaluated.crossings:
+        logger.info("crossed", organization=organization_id, crossings=evaluated.crossings)
+
+
+@shared_task(name="alerts.sweep_changes")
+def sweep_changes() -> None:
+    """Find the changes whose wake-up was lost, and new thresholds. Cheap when there are none."""
+    for organization_id in list_organizations_to_evaluate():
+        evaluate_organization_task.delay(organization_id)
+
+
+@shared_task(name="alerts.check_silence")
+def check_silence_task() -> None:
+    for organization in Organization.objects.filter(thresholds__kind="silence").distinct():
+        try:
+            check_silence(organization=organization, now=timezone.now())
+        except EvaluationBusy:
+            continue  # the next round comes within the minute

@@ -1,0 +1,15 @@
+"""A meter with a watch: define thresholds, evaluate, look into the log."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import pytest
+
+from accounts.models import Organization
+from tests.alerts.watch import Watch
+
+
+@pytest.fixture
+def watch(transactional_db: None, org: Organization, now: datetime) -> Watch:
+    return Watch(org, now)
