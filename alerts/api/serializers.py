@@ -167,5 +167,5 @@ class AlertRead(serializers.Serializer):
 
 
 class AlertPage(serializers.Serializer):
-    data = AlertRead(many=True)
+    data = AlertRead(many=True)  # type: ignore[assignment]  # the wire's name, not the serializer's own `data`
     next_offset = serializers.CharField(help_text="`since` of the next request.")

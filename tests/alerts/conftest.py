@@ -8,6 +8,7 @@ import pytest
 
 from accounts.models import Organization
 from tests.alerts.watch import Watch
+from tests.api.conftest import api, api_with  # noqa: F401  (fixtures)
 
 
 @pytest.fixture

@@ -45,7 +45,9 @@ class Watch(Meter):
         self.roll_up(at=at)
         return evaluate_organization(organization_id=self.organization.pk, now=at or self.now)
 
-    def use(self, customer: str, value: int | str, *, metric: str = "m", at: datetime | None = None, **more: Any) -> None:
+    def use(
+        self, customer: str, value: int | str, *, metric: str = "m", at: datetime | None = None, **more: Any
+    ) -> None:
         """Send one event and evaluate."""
         self.send_all({"customer": customer, "type": metric, "value": value, **more}, at=at)
         self.evaluate(at=at)

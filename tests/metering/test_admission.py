@@ -188,7 +188,7 @@ class TestLimits:
         ("name", "entries", "limit"),
         [
             ("dimensions", lambda n: {"key": f"d{n}"}, MAX_DIMENSIONS),
-            ("thresholds", lambda n: {"code": f"t{n}", "value": str(n)}, MAX_THRESHOLDS),
+            ("thresholds", lambda n: {"code": f"t{n}", "value": str(n + 1)}, MAX_THRESHOLDS),
         ],
         ids=["16 dimensions", "8 thresholds"],
     )

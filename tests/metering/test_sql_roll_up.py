@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from itertools import product
 from typing import Any
 
 import pytest
 
-from metering.models import BatchState, IngestBatch, Series
+from metering.models import BatchState, IngestBatch, Series, UsageChange
 from metering.services.rollup import RolledUp, roll_up_chunk
 from metering.sql import roll_up
 from tests.metering.meter import Meter
@@ -144,7 +145,7 @@ def test_claims_the_oldest_batches_up_to_a_number_of_events(meter: Meter) -> Non
     assert claim(1, 100) == ids[1:2]
 
 
-def test_a_chunk_tells_what_it_changed(meter: Meter, now: datetime) -> None:
+def test_a_chunk_records_what_it_changed(meter: Meter, now: datetime) -> None:
     first, second = meter.define("first", "sum", event_type="m"), meter.define("second", "max", event_type="m")
     meter.send_all(event(1, "2026-11-20T10:00:00Z"), event(1, "2026-11-20T10:00:00Z", customer="bob"))
     rolled = RolledUp()
@@ -154,8 +155,11 @@ def test_a_chunk_tells_what_it_changed(meter: Meter, now: datetime) -> None:
 
     customers = [meter.customer_id(name) for name in ("ann", "bob")]
     assert (rolled.batches, rolled.events) == (1, 2)
-    assert rolled.changed == {
-        roll_up.Changed(metric.pk, customer) for metric in (first, second) for customer in customers
-    }
+    [change] = UsageChange.objects.for_organization(meter.organization)
+    assert set(zip(change.metric_ids, change.customer_ids, strict=True)) == set(
+        product([first.pk, second.pk], customers)
+    )
+    assert change.earliest <= datetime(2026, 11, 20, 10, tzinfo=UTC) < change.latest
+    assert not change.is_void
     [batch] = IngestBatch.objects.for_organization(meter.organization)
     assert (batch.state, batch.rolled_at) == (BatchState.ROLLED, now)

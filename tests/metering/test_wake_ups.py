@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from celery.exceptions import Retry
+from django.conf import settings
 from django.db import connection
 from pytest_django.fixtures import Settings
 
@@ -24,6 +26,8 @@ from metering.services.ingest import ingest_events, validate_events
 from metering.services.metrics import create_metric
 from metering.services.queue import STREAM
 from metering.services.rollup import RollupBusy, roll_up_organization
+from metering.services.voids import void_event
+from metering.services.wake import ROLL_UP_TASK, clear_follower_mark
 from metering.sql.roll_up import ROLLUP_LOCK
 
 QUEUE = "celery"  # Celery's list of waiting tasks
@@ -52,8 +56,9 @@ def count_pending(org: Organization) -> int:
     return IngestBatch.objects.for_organization(org).filter(state=BatchState.PENDING).count()
 
 
-def count_published() -> int:
-    return int(redis_client().llen(QUEUE))
+def count_published(task: str = ROLL_UP_TASK) -> int:
+    messages = [json.loads(message) for message in redis_client().lrange(QUEUE, 0, -1)]
+    return sum(message["headers"]["task"] == task for message in messages)
 
 
 @contextmanager
@@ -79,6 +84,19 @@ class TestMark:
         send(meters, now, "b")
 
         assert count_published() == 2
+
+    def test_changed_usage_wakes_its_followers_once_until_they_look(self, meters: Organization, now: datetime) -> None:
+        [follower] = settings.USAGE_FOLLOWERS
+        clear_follower_mark(task=follower, organization_id=meters.pk)
+        for key in ("a", "b"):
+            send(meters, now, key)
+            roll_up_organization(organization_id=meters.pk, now=now)
+        assert count_published(follower) == 1
+
+        clear_follower_mark(task=follower, organization_id=meters.pk)
+        void_event(organization=meters, idempotency_key="a", reason="a mistake", actor="test", now=now)
+
+        assert count_published(follower) == 2
 
     def test_worker_that_finds_the_lock_taken_leaves_the_mark(self, meters: Organization, now: datetime) -> None:
         send(meters, now, "a")

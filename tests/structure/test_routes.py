@@ -15,6 +15,7 @@ from django.utils import timezone
 
 from accounts.models import Environment, Membership, Organization, Role, User
 from accounts.services import IssuedKey, create_project, invite_member, update_organization
+from alerts.models import Threshold
 from tests import factories
 
 JSON = "application/json"
@@ -87,6 +88,11 @@ EXAMPLES = {
     "metering_api:usage-breakdown": Example(query=BREAKDOWN_QUERY),
     "metering_api:usage-series": Example(query=SERIES_QUERY),
     "metering_api:usage-export": Example(),
+    # The API of alerts.
+    "alerts_api:alerts": Example(),
+    "alerts_api:thresholds": Example(),
+    "alerts_api:threshold": Example({"threshold_id": "threshold_id"}),
+    "alerts_api:threshold-trace": Example({"threshold_id": "threshold_id"}, {"customer": "external_id"}),
     # Pages.
     "accounts:home": Example(),
     "accounts:new_organization": Example(),
@@ -176,6 +182,7 @@ class Victim:
     invitation_id: int
     metric_code: str
     event_key: str
+    threshold_id: int
     catalog: str = "demo"
     granularity: str = "day"
     dimension: str = "place"
@@ -217,6 +224,8 @@ def victim(org: Organization, alice: User, api_client: Client, api_key: IssuedKe
     unmatched = event | {"idempotency_key": "unmatched", "metric": "nothing-listens", "customer": SECRET}
     assert api_client.post("/v1/metrics", metric, content_type=JSON).status_code == 201
     assert api_client.post("/v1/events", [event, unmatched], content_type=JSON).json()["stored"] == 1
+    threshold = {"code": "threshold-of-victim", "metric": "metric-of-victim", "value": 1}
+    assert api_client.post("/v1/thresholds", threshold, content_type=JSON).status_code == 201
     return Victim(
         organization_id=org.pk,
         external_id=customer.external_id,
@@ -228,6 +237,7 @@ def victim(org: Organization, alice: User, api_client: Client, api_key: IssuedKe
         invitation_id=invitation.pk,
         metric_code="metric-of-victim",
         event_key="event-of-victim",
+        threshold_id=Threshold.objects.for_organization(org).get(code="threshold-of-victim").pk,
     )
 
 
