@@ -47,6 +47,7 @@ def as_text(report: Report) -> str:
         f"async events lost           {verdict.async_lost:>9,}",
         f"events stored               {verdict.present:>9,}",
         f"events voided               {verdict.voided:>9,}",
+        f"alerts told                 {verdict.alerts:>9,}",
         f"requests repeated           {verdict.retries:>9,}",
         f"settled in                  {report.settle_seconds:>7.1f} s",
         "",

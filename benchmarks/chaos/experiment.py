@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from benchmarks.chaos.instance import Instance, InstanceFailed, temporary_instance
 from benchmarks.chaos.senders import EVENT_TYPE, Client, Sender, Voider
-from benchmarks.chaos.verdict import Tenant, Verdict, judge
+from benchmarks.chaos.verdict import JOBS_PER_ALERT, Tenant, Verdict, judge
 from benchmarks.chaos.victims import choose_victims, kill, restart_if_killed
 
 SYNC_SENDERS, ASYNC_SENDERS = 3, 2
@@ -24,7 +24,11 @@ SETTLE_SECONDS = 120.0
 
 METRICS = (
     {"code": "work_seconds", "aggregation": "sum"},
-    {"code": "jobs", "aggregation": "count"},
+    {
+        "code": "jobs",
+        "aggregation": "count",
+        "thresholds": [{"code": "every_so_many", "value": str(JOBS_PER_ALERT), "recurring": True}],
+    },
     {"code": "longest", "aggregation": "max"},
     {"code": "people", "aggregation": "count_unique", "value_property": "person"},
 )

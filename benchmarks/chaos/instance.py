@@ -124,11 +124,14 @@ class Instance:
             return False
 
     def is_settled(self) -> bool:
-        """Tell whether no batch and no queued event waits."""
+        """Tell whether no batch, no queued event and no changed usage waits."""
         try:
             with Redis.from_url(self._service("REDIS_URL")) as client:
                 is_queue_empty = client.xlen(QUEUE) == 0
-            return is_queue_empty and not self.query("SELECT FROM metering_ingestbatch WHERE state = 0 LIMIT 1")
+            return is_queue_empty and not (
+                self.query("SELECT FROM metering_ingestbatch WHERE state = 0 LIMIT 1")
+                or self.query("SELECT FROM metering_usage_change LIMIT 1")
+            )
         except (RedisError, psycopg.OperationalError):
             return False
 

@@ -15,6 +15,8 @@ from benchmarks.chaos.senders import Acknowledgement, Books, Event, Voider
 # Redis writes its log before it answers and syncs it every second; while a sync is slow it may hold back up to two
 # seconds of answered writes, and those are gone with the process. See `metering.services.queue`.
 LOSS_WINDOW_SECONDS = 2.0
+# The value of the recurring threshold on the number of jobs.
+JOBS_PER_ALERT = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class Verdict:
     present: int = 0
     voided: int = 0
     retries: int = 0
+    alerts: int = 0
 
     def require(self, condition: bool, fault: str) -> None:
         if not condition:
@@ -60,6 +63,7 @@ def judge(
     voided = _judge_voids(verdict, instance, tenant, voider)
     _judge_usage(verdict, instance, tenant, [sent[key] for key in present.keys() & sent.keys() - voided])
     _judge_rollups(verdict, instance, tenant)
+    _judge_alerts(verdict, instance, tenant)
     for surprise, count in sum((books.surprises for books in (*sync_books, *async_books)), voider.surprises).items():
         verdict.faults.append(f"answered {count} times: {surprise}")
     return verdict
@@ -170,3 +174,43 @@ def _judge_rollups(verdict: Verdict, instance: Instance, tenant: Tenant) -> None
     done = instance.manage("rebuild_rollups", "--verify", "--organization", str(tenant.organization_id))
     words = (done.stdout + done.stderr)[-1000:]
     verdict.require(done.returncode == 0, f"rollups differ from raw events:\n{words}")
+
+
+def _judge_alerts(verdict: Verdict, instance: Instance, tenant: Tenant) -> None:
+    """Every multiple that the number of jobs has reached was told, once for each time that voids armed it again."""
+    offsets = [
+        offset
+        for (offset,) in instance.query(
+            'SELECT "offset" FROM alerts_crossing WHERE organization_id = %s ORDER BY id', tenant.organization_id
+        )
+    ]
+    verdict.alerts = len(offsets)
+    verdict.require(offsets == list(range(1, len(offsets) + 1)), "the offsets of the alerts have gaps")
+    # One row per customer and period: what the last evaluation saw, and which multiples were told.
+    rows = instance.query(
+        "SELECT customer.external_id, state.period_start, state.value, state.fired, state.arming, "
+        "array_agg(crossing.multiple ORDER BY crossing.multiple) FILTER (WHERE crossing.multiple IS NOT NULL) "
+        "FROM alerts_thresholdstate AS state "
+        "JOIN accounts_customer AS customer ON customer.id = state.customer_id "
+        "LEFT JOIN alerts_crossing AS crossing ON crossing.organization_id = state.organization_id "
+        "AND crossing.threshold_id = state.threshold_id AND crossing.customer_id = state.customer_id "
+        "AND crossing.period_start = state.period_start "
+        "WHERE state.organization_id = %s GROUP BY 1, 2, 3, 4, 5",
+        tenant.organization_id,
+    )
+    for customer, start, value, fired, arming, told in rows:
+        whose = f"{customer} from {start:%Y-%m-%d}"
+        counted = _ask_jobs(instance, tenant, customer, start)
+        verdict.require(value == counted, f"{whose}: the last evaluation saw {value} of {counted} jobs")
+        verdict.require(fired == value // JOBS_PER_ALERT, f"{whose}: {fired} multiples stand as told at {value}")
+        verdict.require(set(range(1, fired + 1)) <= set(told or ()), f"{whose}: of {fired} multiples only {told} told")
+        most = max((told.count(multiple) for multiple in told), default=0) if told else 0
+        verdict.require(most <= 1 + arming, f"{whose}: told {most} times, though armed again {arming} times")
+
+
+def _ask_jobs(instance: Instance, tenant: Tenant, customer: str, start: datetime) -> Decimal:
+    following = (start + timedelta(days=32)).replace(day=1)
+    span = {"from": start.isoformat(), "to": following.isoformat()}
+    query = urlencode({"metric": "jobs", "customer": customer, **span})
+    answer = instance.get(f"/v1/usage?{query}", {"Authorization": f"Bearer {tenant.api_key}"})
+    return Decimal(answer["value"])
