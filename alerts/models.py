@@ -180,6 +180,8 @@ class WebhookEndpoint(models.Model):
     # Off: by a member, or by itself after failing for days (then with a reason).
     disabled_at = models.DateTimeField(null=True, blank=True)
     disabled_reason = models.CharField(max_length=200, blank=True)
+    # It switched itself off, and the organization's owners and admins have not been told by e-mail yet.
+    is_notice_due = models.BooleanField(default=False)
     created_at = models.DateTimeField(default=timezone.now)
 
     objects = TenantManager()
@@ -206,8 +208,11 @@ class Delivery(models.Model):
     payload = models.JSONField()
     state = models.CharField(max_length=16, choices=DeliveryState.choices, default=DeliveryState.PENDING)
     attempt_count = models.PositiveIntegerField(default=0)
+    # Since when it is tried; a replay begins anew.
+    first_attempt_at = models.DateTimeField(null=True)
+    # When it is due. While a courier is at it, the end of its lease.
     next_attempt_at = models.DateTimeField()
-    # While a courier is at it: nobody else tries before this moment.
+    # The lease of the courier that is at it, by which it proves that the delivery is still its own.
     leased_until = models.DateTimeField(null=True)
     created_at = models.DateTimeField(default=timezone.now)
     settled_at = models.DateTimeField(null=True)
@@ -216,11 +221,17 @@ class Delivery(models.Model):
 
     class Meta:
         indexes = [
-            # What the courier looks for: pending deliveries that are due.
+            # What the courier looks for: which endpoints have something due, and what.
             models.Index(
-                fields=["organization", "next_attempt_at"],
+                fields=["organization", "endpoint", "next_attempt_at"],
                 condition=models.Q(state=DeliveryState.PENDING),
                 name="delivery_pending",
+            ),
+            # What is old enough to be forgotten.
+            models.Index(
+                fields=["organization", "settled_at"],
+                condition=models.Q(settled_at__isnull=False),
+                name="delivery_settled",
             ),
             # The deliveries of one endpoint, newest first.
             models.Index(fields=["organization", "endpoint", "-id"], name="delivery_of_endpoint"),
@@ -259,6 +270,8 @@ class EmailSubscription(models.Model):
     # Every crossing up to here was mailed, or came before the subscription.
     sent_through_offset = models.BigIntegerField(default=0)
     last_sent_at = models.DateTimeField(null=True)
+    # While a digest is being sent, or is put off because sending failed: nobody else tries before this moment.
+    leased_until = models.DateTimeField(null=True)
     created_at = models.DateTimeField(default=timezone.now)
 
     objects = TenantManager()
@@ -353,6 +366,8 @@ class Reservation(models.Model):
                 condition=models.Q(state=ReservationState.OPEN),
                 name="reservation_open",
             ),
+            # What the pruning takes.
+            models.Index(fields=["organization", "expires_at"], name="reservation_by_expiry"),
         ]
 
     def __str__(self) -> str:

@@ -4,9 +4,12 @@ import structlog
 from celery import Task, shared_task
 from django.utils import timezone
 
-from accounts.models import Organization
+from accounts.models import Membership, Organization
 from alerts.queries.due import list_organizations_to_evaluate
+from alerts.services.deliveries import prune_deliveries
+from alerts.services.emails import mail_sample, send_due_mails
 from alerts.services.evaluation import EVALUATE_TASK, EvaluationBusy, evaluate_organization
+from alerts.services.reservations import prune_reservations
 from alerts.services.silence import check_silence
 
 logger = structlog.get_logger(__name__)
@@ -47,3 +50,37 @@ def check_silence_task() -> None:
             check_silence(organization=organization, now=timezone.now())
         except EvaluationBusy:
             continue  # the next round comes within the minute
+
+
+@shared_task(name="alerts.prune_reservations")
+def prune_reservations_task() -> None:
+    for organization in Organization.objects.all():
+        pruned = prune_reservations(organization=organization, now=timezone.now())
+        if pruned:
+            logger.info("reservations_pruned", organization=organization.pk, count=pruned)
+
+
+@shared_task(name="alerts.send_due_mails")
+def send_due_mails_task() -> None:
+    """Send what is due; two that run at once share the work."""
+    sent = send_due_mails(now=timezone.now())
+    if sent:
+        logger.info("mailed", mails=sent)
+
+
+@shared_task(
+    name="alerts.send_test_email", autoretry_for=(OSError,), retry_backoff=30, retry_backoff_max=600, max_retries=3
+)
+def send_test_email_task(membership_id: int) -> None:
+    memberships = Membership.objects.all_tenants().select_related("user", "organization")
+    membership = memberships.filter(pk=membership_id).first()
+    if membership is not None:
+        mail_sample(membership=membership)
+
+
+@shared_task(name="alerts.prune_deliveries")
+def prune_deliveries_task() -> None:
+    for organization in Organization.objects.filter(webhook_endpoints__isnull=False).distinct():
+        deleted = prune_deliveries(organization=organization, now=timezone.now())
+        if deleted:
+            logger.info("pruned deliveries", organization=organization.pk, deliveries=deleted)

@@ -12,10 +12,12 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("accounts/", include("allauth.urls")),
     # Before the API's own routes: `stream` is not an idempotency key.
-    path("v1/events/stream", streams.redirect_to_stream, name="event-stream"),
+    path("v1/events/stream", streams.events.redirect_to_stream, name="event-stream"),
+    path("v1/alerts/stream", streams.alerts.redirect_to_stream, name="alert-stream"),
     path("v1/", include("accounts.api.urls")),
     path("v1/", include("metering.api.urls")),
     path("v1/", include("alerts.api.urls")),
     path("", include("accounts.urls")),
     path("", include("metering.urls")),
+    path("", include("alerts.urls")),
 ]

@@ -56,7 +56,12 @@ class Catalog:
 
 
 def _flight_metric(
-    code: str, aggregation: Aggregation, name: str, unit: str, value_property: str = ""
+    code: str,
+    aggregation: Aggregation,
+    name: str,
+    unit: str,
+    value_property: str = "",
+    thresholds: tuple[dict[str, Any], ...] = (),
 ) -> MetricDefinition:
     return MetricDefinition(
         code=code,
@@ -66,16 +71,31 @@ def _flight_metric(
         event_type="flight",
         value_property=value_property,
         dimensions=tuple({"key": key, "values": None, "strict": False} for key in ("origin", "dest")),
+        thresholds=thresholds,
     )
+
+
+def _threshold(code: str, value: str, *, is_recurring: bool = False) -> dict[str, Any]:
+    return {"code": code, "value": value, "recurring": is_recurring}
 
 
 DEMO = Catalog(
     name="demo",
     description="Flights of one year from New York's airports: one event type that feeds five metrics.",
     metrics=(
-        _flight_metric("flights", Aggregation.COUNT, "Flights", "flight"),
-        _flight_metric("air_miles", Aggregation.SUM, "Air miles", "mile", "distance"),
-        _flight_metric("longest_hop", Aggregation.MAX, "Longest hop", "mile", "distance"),
+        _flight_metric(
+            "flights",
+            Aggregation.COUNT,
+            "Flights",
+            "flight",
+            thresholds=(_threshold("each_thousand", "1000", is_recurring=True),),
+        ),
+        _flight_metric(
+            "air_miles", Aggregation.SUM, "Air miles", "mile", "distance", (_threshold("million_miles", "1000000"),)
+        ),
+        _flight_metric(
+            "longest_hop", Aggregation.MAX, "Longest hop", "mile", "distance", (_threshold("across_an_ocean", "4500"),)
+        ),
         _flight_metric("last_arrival_delay", Aggregation.LATEST, "Last arrival delay", "minute", "arr_delay"),
         _flight_metric("tail_numbers", Aggregation.COUNT_UNIQUE, "Tail numbers", "aircraft", "tailnum"),
     ),

@@ -26,6 +26,7 @@ from alerts.domain import ThresholdKind
 from alerts.models import Crossing, Threshold, ThresholdState
 from alerts.services.judging import Target, judge_target, read_targets
 from alerts.services.log import append_crossings, ensure_log
+from alerts.services.quotas import leave_out_overruled
 from alerts.services.thresholds import declare_metric_thresholds
 from metering import queries
 from metering.domain import Span
@@ -177,10 +178,11 @@ def _load_states(
 def _list_targets(organization: Organization, changes: _Changes, now: datetime) -> list[Target]:
     """Return what the changes, and the thresholds that are new, give reason to look at; in a fixed order."""
     thresholds: dict[int, list[Threshold]] = defaultdict(list)
+    of_changed = Q(metric__in={metric_id for metric_id, _ in changes.spans}) & (
+        Q(customer__isnull=True) | Q(customer__in={customer_id for _, customer_id in changes.spans})
+    )
     live = Threshold.objects.for_organization(organization).filter(
-        Q(is_due=True) | Q(metric__in={metric_id for metric_id, _ in changes.spans}),
-        archived_at__isnull=True,
-        metric__archived_at__isnull=True,
+        Q(is_due=True) | of_changed, archived_at__isnull=True, metric__archived_at__isnull=True
     )
     for threshold in live.exclude(kind=ThresholdKind.SILENCE).select_related("metric").order_by("pk"):
         thresholds[threshold.metric_id].append(threshold)
@@ -192,7 +194,7 @@ def _list_targets(organization: Organization, changes: _Changes, now: datetime) 
             key = (threshold.metric_id, customer_id)
             wanted[key] = [*(one for one in wanted[key] if one.pk != threshold.pk), threshold]
     customers = Customer.objects.for_organization(organization).in_bulk({customer_id for _, customer_id in wanted})
-    return [
+    targets = [
         Target(threshold, customers[customer_id], period, has_void=(metric_id, customer_id) in changes.voided)
         for (metric_id, customer_id), several in sorted(wanted.items())
         if customer_id in customers
@@ -202,6 +204,7 @@ def _list_targets(organization: Organization, changes: _Changes, now: datetime) 
             organization, threshold, customers[customer_id], changes.spans.get((metric_id, customer_id)), now
         )
     ]
+    return leave_out_overruled(organization=organization, targets=targets)
 
 
 def _list_users(threshold: Threshold) -> Iterable[int]:

@@ -8,7 +8,17 @@ from typing import TextIO
 
 NAME_WIDTH = 9
 QUEUE_LINES = 10_000
-COLOURS = {"meterbook": 1, "web": 36, "stream": 34, "worker": 33, "beat": 35, "demo": 32, "redis": 31, "postgres": 94}
+COLOURS = {
+    "meterbook": 1,
+    "web": 36,
+    "stream": 34,
+    "worker": 33,
+    "beat": 35,
+    "courier": 96,
+    "demo": 32,
+    "redis": 31,
+    "postgres": 94,
+}
 
 
 class Console:

@@ -1,4 +1,4 @@
-"""The commands of our own processes: web, stream, worker, beat, and the two that run once."""
+"""The commands of our own processes: web, stream, worker, beat, courier, and the two that run once."""
 
 import os
 import sys
@@ -68,6 +68,11 @@ def worker(plan: Plan, environment: Mapping[str, str]) -> Recipe:
 def beat(environment: Mapping[str, str]) -> Recipe:
     # The schedule is kept in memory: a file of it can be left half-written by a kill, and nothing in it is needed.
     return _recipe("beat", [*_celery("beat"), "--scheduler", "celery.beat:Scheduler", "--pidfile="], environment)
+
+
+def courier(environment: Mapping[str, str]) -> Recipe:
+    # Attempts under way get a moment to end; those that do not are made again.
+    return _recipe("courier", [sys.executable, "manage.py", "deliver_webhooks"], environment)
 
 
 def preparation(environment: Mapping[str, str]) -> Recipe:

@@ -29,7 +29,7 @@ SAY_AGAIN_SECONDS = 5.0
 # One Ctrl-C may arrive twice: from the terminal, and passed on by `make` or `timeout`.
 ECHO_SECONDS = 1.0
 # Stopped in this order: first what takes requests, last what keeps the data.
-STOP_ORDER = ("demo", "meterbook", "web", "stream", "beat", "worker", "redis", "postgres")
+STOP_ORDER = ("demo", "meterbook", "web", "stream", "beat", "courier", "worker", "redis", "postgres")
 
 
 @dataclass
@@ -76,7 +76,8 @@ class Supervisor:
         await self._prepare(environment)
         for recipe in (recipes.web, recipes.stream, recipes.worker):
             self._keep(recipe(self.plan, environment))
-        self._keep(recipes.beat(environment))
+        for recipe_of_one in (recipes.beat, recipes.courier):
+            self._keep(recipe_of_one(environment))
         await self._until("the web server", self._web_answers)
         self.console.say(f"Meterbook is at {self.plan.address}")
         await self._offer_demo(environment)

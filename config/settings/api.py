@@ -22,6 +22,7 @@ SPECTACULAR_SETTINGS = {
     "SCHEMA_PATH_PREFIX": "/v1",
     "COMPONENT_SPLIT_REQUEST": True,
     "ENUM_NAME_OVERRIDES": {
+        "QuotaMode": "alerts.domain.QuotaMode",
         "Role": "accounts.domain.Role",
         "Scope": "accounts.domain.Scope",
     },
