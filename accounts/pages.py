@@ -42,6 +42,7 @@ class Shell:
     organization: Organization
     organizations: list[Organization]
     usage_items: list[NavItem]
+    alert_items: list[NavItem]
     settings_items: list[NavItem]
     # Metrics, customers, corrections of events.
     can_develop: bool
@@ -56,6 +57,12 @@ USAGE_SECTIONS = (
     ("events", "Events", "events", "metering:event_list"),
     ("inbox", "Inbox", "inbox", "metering:inbox"),
     ("catalogs", "Catalogs", "catalogs", "metering:catalog_list"),
+)
+ALERT_SECTIONS = (
+    ("alerts", "History", "alerts", "alerts:alert_list"),
+    ("thresholds", "Thresholds", "thresholds", "alerts:threshold_list"),
+    ("quotas", "Quotas", "quotas", "alerts:quota_list"),
+    ("webhooks", "Webhooks", "webhooks", "alerts:webhook_list"),
 )
 SETTINGS_SECTIONS = (
     ("members", "Members", "members", "accounts:member_list"),
@@ -110,6 +117,7 @@ def get_shell(request: HttpRequest, caller: Caller, *, section: str) -> Shell:
         organization=caller.organization,
         organizations=list(organizations),
         usage_items=_nav_items(USAGE_SECTIONS, caller.organization, section),
+        alert_items=_nav_items(ALERT_SECTIONS, caller.organization, section),
         settings_items=_nav_items(settings_sections, caller.organization, section),
         can_develop=caller.has(Scope.METRICS_WRITE),
         can_administer=can_administer,
