@@ -9,6 +9,7 @@
 `AsyncClient` has the same verbs for asyncio; `client.buffered()` sends in the background.
 """
 
+from meterbook.alerts import Alert, StoredThreshold, ThresholdTrace
 from meterbook.buffered import AsyncBufferedIngest, BufferedIngest
 from meterbook.client import AsyncClient, Client
 from meterbook.errors import (
@@ -21,6 +22,7 @@ from meterbook.errors import (
     MeterbookError,
     NotFoundError,
     PermissionRefusedError,
+    QuotaExceededError,
     RateLimitedError,
     ServerUnavailableError,
     TooLargeError,
@@ -31,9 +33,11 @@ from meterbook.events import (
     Event,
     IngestResult,
     Operation,
+    Replacement,
     StoredEvent,
     ValidationResult,
     ValidEvent,
+    Void,
     new_key,
 )
 from meterbook.metrics import Aggregation, Catalog, Dimension, Metric, MetricPeriod, Threshold
@@ -47,16 +51,33 @@ from meterbook.periods import (
     last_month,
 )
 from meterbook.quantities import scale, unscale
+from meterbook.quotas import Quota, QuotaMode, QuotaVerdict, Reservation
+from meterbook.reservations import AsyncHeldReservation, HeldReservation
+from meterbook.subscription import AsyncSubscription, Subscription
 from meterbook.usage import BreakdownRow, Point, Series, SeriesResult, Usage
+from meterbook.verbs.quotas import UNCHANGED
+from meterbook.webhooks import (
+    DeliveryAttempt,
+    RotatedSecret,
+    WebhookDelivery,
+    WebhookEndpoint,
+    WebhookMessage,
+    WebhookVerificationError,
+    verify_webhook,
+)
 from meterbook.wire import RetryPolicy
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "UNCHANGED",
     "Aggregation",
+    "Alert",
     "AlreadyExistsError",
     "AsyncBufferedIngest",
     "AsyncClient",
+    "AsyncHeldReservation",
+    "AsyncSubscription",
     "AuthenticationError",
     "BreakdownRow",
     "BufferCounters",
@@ -66,11 +87,13 @@ __all__ = [
     "Catalog",
     "Client",
     "ConflictError",
+    "DeliveryAttempt",
     "Dimension",
     "Durability",
     "Event",
     "EventError",
     "FieldError",
+    "HeldReservation",
     "IngestResult",
     "MeterbookError",
     "Metric",
@@ -80,20 +103,33 @@ __all__ = [
     "Period",
     "PermissionRefusedError",
     "Point",
+    "Quota",
+    "QuotaExceededError",
+    "QuotaMode",
+    "QuotaVerdict",
     "RateLimitedError",
     "Replacement",
+    "Reservation",
     "RetryPolicy",
+    "RotatedSecret",
     "Series",
     "SeriesResult",
     "ServerUnavailableError",
     "StoredEvent",
+    "StoredThreshold",
+    "Subscription",
     "Threshold",
+    "ThresholdTrace",
     "TooLargeError",
     "Usage",
     "ValidEvent",
     "ValidationError",
     "ValidationResult",
     "Void",
+    "WebhookDelivery",
+    "WebhookEndpoint",
+    "WebhookMessage",
+    "WebhookVerificationError",
     "WhenFull",
     "current_billing_period",
     "current_month",
@@ -103,4 +139,5 @@ __all__ = [
     "new_key",
     "scale",
     "unscale",
+    "verify_webhook",
 ]

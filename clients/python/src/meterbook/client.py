@@ -5,174 +5,49 @@ A verb is written once, in `meterbook.verbs`, with its parameters and its docstr
 
 from __future__ import annotations
 
-import asyncio
-import functools
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
+from typing import Any, Self, Unpack
 
 from meterbook import tail
+from meterbook.binding import (
+    AsyncVerbs,
+    SyncVerbs,
+    async_bytes,
+    async_pages,
+    async_tail,
+    awaited,
+    sync,
+    sync_bytes,
+    sync_pages,
+    sync_tail,
+)
 from meterbook.buffered import AsyncBufferedIngest, BufferedIngest
-from meterbook.errors import MeterbookError
-from meterbook.events import StoredEvent
+from meterbook.groups import (
+    AlertVerbs,
+    AsyncAlertVerbs,
+    AsyncCatalogVerbs,
+    AsyncMetricVerbs,
+    AsyncQuotaVerbs,
+    AsyncRoomVerbs,
+    AsyncThresholdVerbs,
+    AsyncWebhookVerbs,
+    CatalogVerbs,
+    MetricVerbs,
+    QuotaVerbs,
+    RoomVerbs,
+    ThresholdVerbs,
+    WebhookVerbs,
+)
 from meterbook.outbox import BufferOptions, BufferSettings, OnError
-from meterbook.tail import TailSession
 from meterbook.transport import AsyncTransport, Connection, SyncTransport
-from meterbook.verbs import events, metrics, usage
-from meterbook.wire import Call, Listing, Plan, RetryPolicy
-
-P = ParamSpec("P")
-T = TypeVar("T")
+from meterbook.verbs import alerts, events, usage
+from meterbook.wire import RetryPolicy
 
 DEFAULT_TIMEOUT_SECONDS = 30.0
 DEFAULT_POOL_SIZE = 20
 
 
-class _Sync:
-    """Anything whose verbs run on a blocking transport."""
-
-    def __init__(self, transport: SyncTransport) -> None:
-        self._transport = transport
-
-
-class _Async:
-    """Anything whose verbs run on an awaiting transport."""
-
-    def __init__(self, transport: AsyncTransport) -> None:
-        self._transport = transport
-
-
-def _sync(verb: Callable[P, Plan[T]]) -> Callable[Concatenate[_Sync, P], T]:
-    @functools.wraps(verb)
-    def method(self: _Sync, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._transport.run(verb(*args, **kwargs))
-
-    return method
-
-
-def _async(verb: Callable[P, Plan[T]]) -> Callable[Concatenate[_Async, P], Awaitable[T]]:
-    @functools.wraps(verb)
-    async def method(self: _Async, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._transport.run(verb(*args, **kwargs))
-
-    return method
-
-
-def _sync_pages(verb: Callable[P, Listing[T]]) -> Callable[Concatenate[_Sync, P], Iterator[T]]:
-    @functools.wraps(verb)
-    def method(self: _Sync, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
-        listing = verb(*args, **kwargs)
-        call: Call | None = listing.first
-        while call is not None:
-            page, call = self._transport.run(listing.page(call))
-            yield from page
-
-    return method
-
-
-def _async_pages(verb: Callable[P, Listing[T]]) -> Callable[Concatenate[_Async, P], AsyncIterator[T]]:
-    @functools.wraps(verb)
-    async def method(self: _Async, /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[T]:
-        listing = verb(*args, **kwargs)
-        call: Call | None = listing.first
-        while call is not None:
-            page, call = await self._transport.run(listing.page(call))
-            for item in page:
-                yield item
-
-    return method
-
-
-def _sync_bytes(verb: Callable[P, Call]) -> Callable[Concatenate[_Sync, P], Iterator[bytes]]:
-    @functools.wraps(verb)
-    def method(self: _Sync, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[bytes]:
-        with self._transport.stream(verb(*args, **kwargs)) as pieces:
-            yield from pieces
-
-    return method
-
-
-def _async_bytes(verb: Callable[P, Call]) -> Callable[Concatenate[_Async, P], AsyncIterator[bytes]]:
-    @functools.wraps(verb)
-    async def method(self: _Async, /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[bytes]:
-        async with self._transport.stream(verb(*args, **kwargs)) as pieces:
-            async for piece in pieces:
-                yield piece
-
-    return method
-
-
-def _sync_tail(verb: Callable[P, TailSession]) -> Callable[Concatenate[_Sync, P], Iterator[StoredEvent]]:
-    @functools.wraps(verb)
-    def method(self: _Sync, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[StoredEvent]:
-        session = verb(*args, **kwargs)
-        while not self._transport.is_closed:
-            failure: MeterbookError | None = None
-            try:
-                with self._transport.stream(session.call, headers=session.headers()) as pieces:
-                    for piece in pieces:
-                        yield from session.feed(piece)
-            except MeterbookError as error:
-                failure = error
-            time.sleep(session.pause_after(failure))
-
-    return method
-
-
-def _async_tail(verb: Callable[P, TailSession]) -> Callable[Concatenate[_Async, P], AsyncIterator[StoredEvent]]:
-    @functools.wraps(verb)
-    async def method(self: _Async, /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[StoredEvent]:
-        session = verb(*args, **kwargs)
-        while not self._transport.is_closed:
-            failure: MeterbookError | None = None
-            try:
-                async with self._transport.stream(session.call, headers=session.headers()) as pieces:
-                    async for piece in pieces:
-                        for event in session.feed(piece):
-                            yield event
-            except MeterbookError as error:
-                failure = error
-            await asyncio.sleep(session.pause_after(failure))
-
-    return method
-
-
-class MetricVerbs(_Sync):
-    """`client.metrics`: what is measured."""
-
-    create = _sync(metrics.create)
-    list = _sync(metrics.list_all)
-    get = _sync(metrics.get)
-    update = _sync(metrics.update)
-    delete = _sync(metrics.delete)
-
-
-class AsyncMetricVerbs(_Async):
-    """`client.metrics`: what is measured."""
-
-    create = _async(metrics.create)
-    list = _async(metrics.list_all)
-    get = _async(metrics.get)
-    update = _async(metrics.update)
-    delete = _async(metrics.delete)
-
-
-class CatalogVerbs(_Sync):
-    """`client.catalogs`: sets of metrics that come with the server."""
-
-    list = _sync(metrics.list_catalogs)
-    install = _sync(metrics.install_catalog)
-
-
-class AsyncCatalogVerbs(_Async):
-    """`client.catalogs`: sets of metrics that come with the server."""
-
-    list = _async(metrics.list_catalogs)
-    install = _async(metrics.install_catalog)
-
-
-class Client(_Sync):
+class Client(SyncVerbs):
     """A connection to one organization on a Meterbook server. Safe to share among threads; make one per process.
 
     Requests that fail on the way, or are answered 429, 502, 503 or 504, are repeated by `retry`; events carry
@@ -180,18 +55,19 @@ class Client(_Sync):
     `http_options` are passed to `httpx.Client` (proxies, certificates, a transport of your own).
     """
 
-    ingest = _sync(events.ingest)
-    validate = _sync(events.validate)
-    get_event = _sync(events.get_event)
-    list_events = _sync_pages(events.list_events)
-    events_tail = _sync_tail(tail.events_tail)
-    void = _sync(events.void)
-    replace = _sync(events.replace)
-    query_realtime = _sync(usage.query_realtime)
-    query = _sync(usage.query)
-    breakdown = _sync(usage.breakdown)
-    series = _sync(usage.series)
-    export = _sync_bytes(usage.export)
+    ingest = sync(events.ingest)
+    validate = sync(events.validate)
+    get_event = sync(events.get_event)
+    list_events = sync_pages(events.list_events)
+    events_tail = sync_tail(tail.events_tail)
+    list_alerts = sync_pages(alerts.list_alerts)
+    void = sync(events.void)
+    replace = sync(events.replace)
+    query_realtime = sync(usage.query_realtime)
+    query = sync(usage.query)
+    breakdown = sync(usage.breakdown)
+    series = sync(usage.series)
+    export = sync_bytes(usage.export)
 
     def __init__(
         self,
@@ -208,6 +84,11 @@ class Client(_Sync):
         super().__init__(SyncTransport(connection, retry or RetryPolicy()))
         self.metrics = MetricVerbs(self._transport)
         self.catalogs = CatalogVerbs(self._transport)
+        self.alerts = AlertVerbs(self._transport)
+        self.thresholds = ThresholdVerbs(self._transport)
+        self.webhooks = WebhookVerbs(self._transport)
+        self.quotas = QuotaVerbs(self._transport)
+        self.quota = RoomVerbs(self._transport)
         self._buffers: list[BufferedIngest] = []
 
     def buffered(self, *, on_error: OnError | None = None, **options: Unpack[BufferOptions]) -> BufferedIngest:
@@ -218,7 +99,8 @@ class Client(_Sync):
         return buffer
 
     def close(self) -> None:
-        """Close the buffers that are still open, then the pool of connections."""
+        """Close the subscriptions and the buffers that are still open, then the pool of connections."""
+        self.alerts.close_subscriptions()
         for buffer in self._buffers:
             if not buffer.is_closed:
                 buffer.close()
@@ -233,21 +115,22 @@ class Client(_Sync):
         self.close()
 
 
-class AsyncClient(_Async):
+class AsyncClient(AsyncVerbs):
     """`Client` for asyncio: the same verbs, awaited; lists and streams are asynchronous iterators."""
 
-    ingest = _async(events.ingest)
-    validate = _async(events.validate)
-    get_event = _async(events.get_event)
-    list_events = _async_pages(events.list_events)
-    events_tail = _async_tail(tail.events_tail)
-    void = _async(events.void)
-    replace = _async(events.replace)
-    query_realtime = _async(usage.query_realtime)
-    query = _async(usage.query)
-    breakdown = _async(usage.breakdown)
-    series = _async(usage.series)
-    export = _async_bytes(usage.export)
+    ingest = awaited(events.ingest)
+    validate = awaited(events.validate)
+    get_event = awaited(events.get_event)
+    list_events = async_pages(events.list_events)
+    events_tail = async_tail(tail.events_tail)
+    list_alerts = async_pages(alerts.list_alerts)
+    void = awaited(events.void)
+    replace = awaited(events.replace)
+    query_realtime = awaited(usage.query_realtime)
+    query = awaited(usage.query)
+    breakdown = awaited(usage.breakdown)
+    series = awaited(usage.series)
+    export = async_bytes(usage.export)
 
     def __init__(
         self,
@@ -264,6 +147,11 @@ class AsyncClient(_Async):
         super().__init__(AsyncTransport(connection, retry or RetryPolicy()))
         self.metrics = AsyncMetricVerbs(self._transport)
         self.catalogs = AsyncCatalogVerbs(self._transport)
+        self.alerts = AsyncAlertVerbs(self._transport)
+        self.thresholds = AsyncThresholdVerbs(self._transport)
+        self.webhooks = AsyncWebhookVerbs(self._transport)
+        self.quotas = AsyncQuotaVerbs(self._transport)
+        self.quota = AsyncRoomVerbs(self._transport)
         self._buffers: list[AsyncBufferedIngest] = []
 
     def buffered(self, *, on_error: OnError | None = None, **options: Unpack[BufferOptions]) -> AsyncBufferedIngest:
@@ -274,7 +162,8 @@ class AsyncClient(_Async):
         return buffer
 
     async def close(self) -> None:
-        """Close the buffers that are still open, then the pool of connections."""
+        """Close the subscriptions and the buffers that are still open, then the pool of connections."""
+        await self.alerts.close_subscriptions()
         for buffer in self._buffers:
             if not buffer.is_closed:
                 await buffer.close()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from meterbook.events import IngestResult
+    from meterbook.quotas import QuotaVerdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +131,25 @@ class ServerUnavailableError(MeterbookError):
         self.may_have_arrived = may_have_arrived
 
 
+class QuotaExceededError(MeterbookError):
+    """The amount does not fit the customer's quota (402). Nothing is held."""
+
+    @property
+    def verdict(self) -> QuotaVerdict | None:
+        """How the quota stands: limit, used, remaining, and when it starts anew."""
+        from meterbook.quotas import QuotaVerdict
+
+        quota = self.body.get("quota")
+        return QuotaVerdict.from_json(quota) if isinstance(quota, dict) else None
+
+
 class BufferFullError(Exception):
     """A buffered client holds as many unacknowledged events as it may; the event was not taken."""
 
 
 _BY_STATUS: dict[int, type[MeterbookError]] = {
     401: AuthenticationError,
+    402: QuotaExceededError,
     403: PermissionRefusedError,
     404: NotFoundError,
     409: ConflictError,

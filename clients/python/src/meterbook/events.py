@@ -93,13 +93,13 @@ def event_json(fields: Mapping[str, Any]) -> dict[str, Any]:
     if "timestamp" in body:
         body["timestamp"] = time_text(body["timestamp"])
     if "properties" in body:
-        body["properties"] = {name: _property_json(value) for name, value in body["properties"].items()}
+        body["properties"] = {name: property_json(value) for name, value in body["properties"].items()}
     if "idempotency_key" not in body:
         body["idempotency_key"] = new_key()
     return body
 
 
-def _property_json(value: Any) -> Any:
+def property_json(value: Any) -> Any:
     """Return a property as it travels. A `Decimal` with a fraction travels as text, because JSON's encoder knows
     no other exact form; a metric that reads its quantity from the property accepts both."""
     if not isinstance(value, Decimal):

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gzip
 import os
+import socket
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -23,6 +25,8 @@ from meterbook.errors import ServerUnavailableError
 from meterbook.wire import Answer, Call, Pause, Plan, RetryPolicy, with_retries
 
 T = TypeVar("T")
+# Is given a function that ends the connection.
+OnOpen: TypeAlias = Callable[[Callable[[], None]], None]
 
 # Below this, compressing costs more than it saves.
 _COMPRESS_FROM_BYTES = 1024
@@ -97,14 +101,21 @@ class SyncTransport:
             return _unavailable(error)
 
     @contextlib.contextmanager
-    def stream(self, call: Call, *, headers: Mapping[str, str] | None = None) -> Iterator[Iterator[bytes]]:
-        """Open an answer that is read bit by bit. Follows redirects: streams may live on a port of their own."""
+    def stream(
+        self, call: Call, *, headers: Mapping[str, str] | None = None, on_open: OnOpen | None = None
+    ) -> Iterator[Iterator[bytes]]:
+        """Open an answer that is read bit by bit. Follows redirects: streams may live on a port of their own.
+
+        `on_open` is told how to hang up from another thread, which ends a read that is waiting.
+        """
         arguments = _stream_arguments(self._connection.request_arguments(call), headers)
         try:
             with self._http().stream(**arguments) as response:
                 if response.is_error:
                     response.read()
                     raise _answer(response).error()
+                if on_open is not None:
+                    on_open(functools.partial(_hang_up, response))
                 yield response.iter_bytes()
         except (httpx.TransportError, httpx.TooManyRedirects) as error:
             raise _unavailable(error) from error
@@ -176,6 +187,16 @@ class AsyncTransport:
 
 def _answer(response: httpx.Response) -> Answer:
     return Answer(response.status_code, response.reason_phrase, response.headers, response.content)
+
+
+def _hang_up(response: httpx.Response) -> None:
+    """End the connection below an answer. Closing it would not wake the thread that reads from it."""
+    network = response.extensions.get("network_stream")
+    connection = network.get_extra_info("socket") if network is not None else None
+    if isinstance(connection, socket.socket):
+        with contextlib.suppress(OSError):  # it has ended by itself
+            # Not the method of a TLS socket, which would take the decryption away under the reader's hands.
+            socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 def _unavailable(error: httpx.RequestError) -> ServerUnavailableError:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import click
 
 import meterbook
+from meterbook.cli.alerts import alerts, thresholds
 from meterbook.cli.events import events
 from meterbook.cli.ingest import ingest
 from meterbook.cli.login import login
@@ -31,7 +32,7 @@ def cli() -> None:
     """
 
 
-for command in (login, metrics, ingest, usage, events):
+for command in (login, metrics, ingest, usage, events, alerts, thresholds):
     cli.add_command(command)
 
 
