@@ -53,32 +53,35 @@ class Installation:
 
     @contextmanager
     def running(self, *names: str) -> Iterator[None]:
-        """Run some of our processes (`web`, `worker`, `beat`) for as long as the block lasts."""
+        """Run some of our processes (`web`, `stream`, `worker`, `beat`) for as long as the block lasts."""
         with ExitStack() as stack:
             for name in names:
                 recipe = self._recipe(name)
                 process = self.processes[name] = recipe.start(self.log)
                 stack.callback(self.processes.pop, name)
                 stack.callback(_end, process, SIGTERM, recipe.grace_seconds)
-            if "web" in names:
-                self._await_web()
+            for name, port in (("web", self.port), ("stream", self.plan.stream_port)):
+                if name in names:
+                    self._await_answer(name, port)
             yield
 
     def _recipe(self, name: str) -> Recipe:
         match name:
             case "web":
                 return recipes.web(self.plan, self.environment)
+            case "stream":
+                return recipes.stream(self.plan, self.environment)
             case "worker":
                 return recipes.worker(self.plan, self.environment)
             case "beat":
                 return recipes.beat(self.environment)
         raise ValueError(name)
 
-    def _await_web(self) -> None:
+    def _await_answer(self, name: str, port: int) -> None:
         deadline = time.monotonic() + WEB_PATIENCE_SECONDS
-        while not _answers(self.port):
-            if time.monotonic() > deadline or self.processes["web"].poll() is not None:
-                raise CannotMeasure(f"The web server does not answer:\n{self.log_path.read_text()[-2000:]}")
+        while not _answers(port):
+            if time.monotonic() > deadline or self.processes[name].poll() is not None:
+                raise CannotMeasure(f"The {name} server does not answer:\n{self.log_path.read_text()[-2000:]}")
             time.sleep(0.05)
 
 

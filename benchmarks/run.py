@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from benchmarks import distinct, ingest, reads
+from benchmarks import alerts, distinct, ingest, reads
 from benchmarks.ceiling import measure_ceiling
 from benchmarks.history import History, write_history
 from benchmarks.installation import Installation
@@ -23,6 +23,11 @@ TOGETHER_SHARE = 0.3
 REALTIME_P50_MS, REALTIME_P99_MS = 5.0, 25.0
 YEAR_BY_DAY_P50_MS = 50.0
 GROWTH_FACTOR = 1.5
+# From the ingest's answer to the stream's message, under 5,000 events a second.
+ALERT_P50_MS, ALERT_P99_MS = 300.0, 1_000.0
+ALERT_SAMPLES = 200
+# Of the ingest without open streams, with a thousand.
+STREAMS_SHARE = 0.8
 
 CEILING = "staged COPY, 1 connection"
 
@@ -34,6 +39,8 @@ class Scale:
     ceiling_batches: int = 250
     ingest_seconds: float = 5.0
     together_seconds: float = 60.0
+    alert_seconds: float = 30.0
+    streams_seconds: float = 5.0
     small_history: int = 1_000_000
     large_history: int = 10_000_000
     member_count: int = 1_000_000
@@ -46,6 +53,8 @@ QUICK = Scale(
     ceiling_batches=60,
     ingest_seconds=2.0,
     together_seconds=10.0,
+    alert_seconds=21.0,
+    streams_seconds=2.0,
     small_history=100_000,
     large_history=1_000_000,
     member_count=100_000,
@@ -68,6 +77,8 @@ def measure(installation: Installation, parts: frozenset[str], *, is_quick: bool
     watch.start()
     if parts & {"ingest", "together"}:
         _measure_writes(installation, parts, scale, results)
+    if "alerts" in parts:
+        _measure_alerts(installation, scale, results)
     if "reads" in parts:
         _measure_reads(installation, scale, results, now)
     if "distinct" in parts:
@@ -105,6 +116,20 @@ def _measure_ingest(installation: Installation, tenant: Tenant, scale: Scale, re
         results.add(
             ingest.measure_repetitions(installation, tenant, repeated_share=share, seconds=scale.ingest_seconds)
         )
+
+
+def _measure_alerts(installation: Installation, scale: Scale, results: Results) -> None:
+    line, sample_count = alerts.measure_latency(installation, seconds=scale.alert_seconds)
+    results.add(line)
+    results.require("alerts timed", sample_count, at_least=ALERT_SAMPLES)
+    results.require("ingest's answer to alert, p50, ms", line.figures["p50 ms"], at_most=ALERT_P50_MS)
+    results.require("ingest's answer to alert, p99, ms", line.figures["p99 ms"], at_most=ALERT_P99_MS)
+    lines, share = alerts.measure_streams(installation, seconds=scale.streams_seconds)
+    for line in lines:
+        results.add(line)
+    results.require(
+        f"ingest with {alerts.STREAM_COUNT:,} open streams: share of that without", share, at_least=STREAMS_SHARE
+    )
 
 
 def _measure_reads(installation: Installation, scale: Scale, results: Results, now: datetime) -> None:

@@ -1,12 +1,17 @@
-"""Fixtures for clients that speak HTTP to the real web server."""
+"""Fixtures for clients that speak HTTP: to the real web server, or to a whole installation with worker and stream."""
 
+import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from signal import SIGTERM
 
 import pytest
 from meterbook import Client, RetryPolicy
 
 from accounts.services import IssuedKey
 from tests.clients.web_server import Servers, WebServer, servers_on_test_database
+from tests.runtime.installation import Installation, free_port
 
 # Tests of failures should not wait as long as people would.
 IMPATIENT = RetryPolicy(attempts=3, first_delay=0.02, longest_delay=0.1)
@@ -51,3 +56,38 @@ def client_of(server: WebServer) -> Iterator[Callable[[IssuedKey | str], Client]
 def client(client_of: Callable[[IssuedKey | str], Client], api_key: IssuedKey) -> Client:
     """A client of `org` with every scope."""
     return client_of(api_key)
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """An organization of its own on an installation."""
+
+    url: str
+    api_key: str
+
+
+@pytest.fixture(scope="session")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """One for all tests of clients, since a start takes seconds: they belong to the xdist group `client_installation`
+    and leave it running."""
+    data_dir: Path = tmp_path_factory.mktemp("clients") / "var"
+    running = Installation(data_dir, free_port(), METERBOOK_PRIVATE_WEBHOOKS="1").start()
+    try:
+        yield running.wait_until_ready()
+    finally:
+        running.end(SIGTERM)
+
+
+_tenant_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def tenant(installation: Installation) -> Tenant:
+    api_key = installation.create_organization(f"Tenant{next(_tenant_numbers)}")
+    return Tenant(f"http://127.0.0.1:{installation.port}", api_key)
+
+
+@pytest.fixture
+def tenant_client(tenant: Tenant) -> Iterator[Client]:
+    with Client(tenant.url, tenant.api_key, trust_env=False) as client:
+        yield client

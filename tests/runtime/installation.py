@@ -22,16 +22,17 @@ OWN_VARIABLES = ("DATABASE_URL", "REDIS_URL", "METERBOOK_SECRET_KEY", "DJANGO_SE
 
 
 class Installation:
-    def __init__(self, data_dir: Path, port: int) -> None:
+    def __init__(self, data_dir: Path, port: int, **variables: str) -> None:
         self.data_dir = data_dir
         self.port = port
+        self.variables = variables
         self.log = data_dir.with_suffix(".log")
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> "Installation":
         environment = {name: value for name, value in os.environ.items() if name not in OWN_VARIABLES}
         environment |= {"METERBOOK_DATA_DIR": str(self.data_dir), "PORT": str(self.port)}
-        environment |= {"METERBOOK_DEMO": "0", "METERBOOK_WEB_WORKERS": "1"}
+        environment |= {"METERBOOK_DEMO": "0", "METERBOOK_WEB_WORKERS": "1", **self.variables}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "config.runner"], cwd=BASE_DIR, env=environment, stdout=log, stderr=log
@@ -52,6 +53,15 @@ class Installation:
             return {}
         finally:
             connection.close()
+
+    def create_organization(self, name: str) -> str:
+        """Return an API key with every scope of a new organization."""
+        command = [sys.executable, "manage.py", "create_organization", "--json"]
+        command += ["--name", name, "--email", f"{name.lower()}@example.test"]
+        environment = {key: value for key, value in os.environ.items() if key not in OWN_VARIABLES}
+        environment |= {"METERBOOK_DATA_DIR": str(self.data_dir), **self.variables}
+        done = subprocess.run(command, cwd=BASE_DIR, env=environment, capture_output=True, timeout=60, check=True)
+        return str(json.loads(done.stdout)["api_key"])
 
     def processes(self) -> list[psutil.Process]:
         """Return the supervisor and everything below it."""

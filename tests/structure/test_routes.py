@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from accounts.models import Environment, Membership, Organization, Role, User
 from accounts.services import IssuedKey, create_project, invite_member, update_organization
-from alerts.models import Threshold
+from alerts.models import Crossing, Quota, Threshold
 from tests import factories
 
 JSON = "application/json"
@@ -44,12 +44,17 @@ SERIES_QUERY = METRIC_QUERY | {"granularity": "granularity"}
 BREAKDOWN_QUERY = METRIC_QUERY | {"group_by": "dimension"}
 OF_ORGANIZATION = {"organization_id": "organization_id"}
 OF_METRIC_PAGE = OF_ORGANIZATION | {"code": "metric_code"}
+OF_ENDPOINT = {"endpoint_id": "endpoint_id"}
+OF_DELIVERY = OF_ENDPOINT | {"delivery_id": "delivery_id"}
+OF_THRESHOLD_PAGE = OF_ORGANIZATION | {"threshold_id": "threshold_id"}
+OF_QUOTA_PAGE = OF_ORGANIZATION | {"quota_id": "quota_id"}
 
 EXAMPLES = {
     "health-live": public(),
     "health-ready": public(),
     "metrics": public(),
     "event-stream": public(),
+    "alert-stream": public(),
     # The API of accounts.
     "accounts_api:openapi": public(),
     "accounts_api:docs": public(),
@@ -93,6 +98,21 @@ EXAMPLES = {
     "alerts_api:thresholds": Example(),
     "alerts_api:threshold": Example({"threshold_id": "threshold_id"}),
     "alerts_api:threshold-trace": Example({"threshold_id": "threshold_id"}, {"customer": "external_id"}),
+    "alerts_api:quotas": Example(),
+    "alerts_api:quota": Example({"quota_id": "quota_id"}),
+    "alerts_api:quota-check": Example(),
+    "alerts_api:quota-reserve": Example(),
+    "alerts_api:reservation-commit": Example({"reservation_id": "reservation_id"}),
+    "alerts_api:reservation-release": Example({"reservation_id": "reservation_id"}),
+    "alerts_api:webhook-endpoints": Example(),
+    "alerts_api:webhook-endpoint": Example(OF_ENDPOINT),
+    "alerts_api:rotate-webhook-secret": Example(OF_ENDPOINT),
+    "alerts_api:test-webhook": Example(OF_ENDPOINT),
+    "alerts_api:webhook-deliveries": Example(OF_ENDPOINT),
+    "alerts_api:webhook-delivery": Example(OF_DELIVERY),
+    "alerts_api:replay-webhook-delivery": Example(OF_DELIVERY),
+    "alerts_api:my-alert-emails": Example(),
+    "alerts_api:test-my-alert-emails": Example(),
     # Pages.
     "accounts:home": Example(),
     "accounts:new_organization": Example(),
@@ -125,6 +145,33 @@ EXAMPLES = {
     "metering:inbox": Example(OF_ORGANIZATION),
     "metering:catalog_list": Example(OF_ORGANIZATION),
     "metering:install_catalog": Example(OF_ORGANIZATION | {"name": "catalog"}),
+    "alerts:alert_list": Example(OF_ORGANIZATION),
+    "alerts:alert_rows": Example(OF_ORGANIZATION),
+    "alerts:alert_email": Example(OF_ORGANIZATION),
+    "alerts:test_alert_email": Example(OF_ORGANIZATION),
+    "alerts:alert": Example(OF_ORGANIZATION | {"offset": "alert_offset"}),
+    "alerts:metric_alerts": Example(OF_METRIC_PAGE),
+    "alerts:customer_alerts": Example(OF_ORGANIZATION | {"customer_id": "customer_id"}),
+    "alerts:threshold_list": Example(OF_ORGANIZATION),
+    "alerts:new_threshold": Example(OF_ORGANIZATION),
+    "alerts:threshold": Example(OF_THRESHOLD_PAGE, {"customer": "external_id"}),
+    "alerts:edit_threshold": Example(OF_THRESHOLD_PAGE),
+    "alerts:archive_threshold": Example(OF_THRESHOLD_PAGE),
+    "alerts:quota_list": Example(OF_ORGANIZATION),
+    "alerts:new_quota": Example(OF_ORGANIZATION),
+    "alerts:quota": Example(OF_QUOTA_PAGE),
+    "alerts:edit_quota": Example(OF_QUOTA_PAGE),
+    "alerts:delete_quota": Example(OF_QUOTA_PAGE),
+    "alerts:webhook_list": Example(OF_ORGANIZATION),
+    "alerts:new_webhook": Example(OF_ORGANIZATION),
+    "alerts:webhook": Example(OF_ORGANIZATION | OF_ENDPOINT),
+    "alerts:edit_webhook": Example(OF_ORGANIZATION | OF_ENDPOINT),
+    "alerts:switch_webhook": Example(OF_ORGANIZATION | OF_ENDPOINT),
+    "alerts:rotate_webhook_secret": Example(OF_ORGANIZATION | OF_ENDPOINT),
+    "alerts:test_webhook": Example(OF_ORGANIZATION | OF_ENDPOINT),
+    "alerts:delete_webhook": Example(OF_ORGANIZATION | OF_ENDPOINT),
+    "alerts:delivery": Example(OF_ORGANIZATION | OF_DELIVERY),
+    "alerts:replay_delivery": Example(OF_ORGANIZATION | OF_DELIVERY),
     # django-allauth: about the visitor's own account only.
     "account_confirm_email": public(key="no_token"),
     "account_reset_password_from_key": public(uidb36="member_id", key="no_token"),
@@ -183,6 +230,11 @@ class Victim:
     metric_code: str
     event_key: str
     threshold_id: int
+    quota_id: int
+    reservation_id: str
+    endpoint_id: int
+    delivery_id: int
+    alert_offset: int
     catalog: str = "demo"
     granularity: str = "day"
     dimension: str = "place"
@@ -226,6 +278,31 @@ def victim(org: Organization, alice: User, api_client: Client, api_key: IssuedKe
     assert api_client.post("/v1/events", [event, unmatched], content_type=JSON).json()["stored"] == 1
     threshold = {"code": "threshold-of-victim", "metric": "metric-of-victim", "value": 1}
     assert api_client.post("/v1/thresholds", threshold, content_type=JSON).status_code == 201
+    quota = {"metric": "metric-of-victim", "customer": customer.external_id, "limit": 2 * 987654321}
+    assert api_client.post("/v1/quotas", quota, content_type=JSON).status_code == 201
+    reserved = {"metric": "metric-of-victim", "customer": customer.external_id, "amount": 1}
+    reservation = api_client.post("/v1/quota/reserve", reserved, content_type=JSON)
+    assert reservation.status_code == 201
+    endpoint = api_client.post("/v1/webhook-endpoints", {"url": f"https://hooks.test/{SECRET}"}, content_type=JSON)
+    assert endpoint.status_code == 201
+    delivery = api_client.post(f"/v1/webhook-endpoints/{endpoint.json()['id']}/test")
+    assert delivery.status_code == 202
+    own = Threshold.objects.for_organization(org).get(code="threshold-of-victim")
+    now = timezone.now()
+    crossing = Crossing.objects.create(
+        organization=org,
+        offset=1,
+        threshold=own,
+        metric=own.metric,
+        customer=customer,
+        period_start=now,
+        period_end=now,
+        threshold_code=SECRET,
+        threshold_value=1,
+        previous_value=0,
+        value_at_cross=987654321,
+        triggered_at=now,
+    )
     return Victim(
         organization_id=org.pk,
         external_id=customer.external_id,
@@ -237,7 +314,12 @@ def victim(org: Organization, alice: User, api_client: Client, api_key: IssuedKe
         invitation_id=invitation.pk,
         metric_code="metric-of-victim",
         event_key="event-of-victim",
-        threshold_id=Threshold.objects.for_organization(org).get(code="threshold-of-victim").pk,
+        threshold_id=own.pk,
+        quota_id=Quota.objects.for_organization(org).get().pk,
+        reservation_id=reservation.json()["id"],
+        endpoint_id=int(endpoint.json()["id"]),
+        delivery_id=int(delivery.json()["id"]),
+        alert_offset=crossing.offset,
     )
 
 
