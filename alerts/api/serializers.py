@@ -80,7 +80,7 @@ def _refuse_several_kinds(attributes: dict[str, Any], *, is_required: bool) -> N
         raise serializers.ValidationError({given[1] if given else "value": serializers.ErrorDetail(message, "one_of")})
 
 
-class ThresholdWrite(ThresholdFields):
+class ThresholdCreate(ThresholdFields):
     metric = ExactText(max_length=64)
     customer = ExactText(max_length=256, required=False, allow_null=True)
 

@@ -46,10 +46,10 @@ class ThresholdListView(CallerView):
         return take_page(thresholds, **self.query).response(shapes.ThresholdRead)
 
     @extend_schema(
-        operation_id="create_threshold", request=shapes.ThresholdWrite, responses={201: shapes.ThresholdRead}
+        operation_id="create_threshold", request=shapes.ThresholdCreate, responses={201: shapes.ThresholdRead}
     )
     def post(self, request: Request) -> Response:
-        body = self.read_body(shapes.ThresholdWrite)
+        body = self.read_body(shapes.ThresholdCreate)
         changes = shapes.ThresholdFields.changes_of(body)
         threshold = create_threshold(
             organization=self.caller.organization,
