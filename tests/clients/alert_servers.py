@@ -8,6 +8,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -29,6 +30,13 @@ def alert_body(offset: int, **fields: Any) -> dict[str, Any]:
     }
 
 
+def running(hours: float = 1, **fields: Any) -> dict[str, Any]:
+    """Return the fields of an alert whose period ends in so many hours (negative: has ended)."""
+    now = datetime.now(UTC)
+    period = {"start": (now - timedelta(days=20)).isoformat(), "end": (now + timedelta(hours=hours)).isoformat()}
+    return {"period": period, "triggered_at": (now - timedelta(minutes=1)).isoformat(), **fields}
+
+
 def message(offset: int, **fields: Any) -> bytes:
     return b"id: %d\ndata: %s\n\n" % (offset, json.dumps(alert_body(offset, **fields)).encode())
 
@@ -44,6 +52,7 @@ class AlertServers:
         # What makes an alert different from `alert_body`'s, by offset.
         self.fields: dict[int, dict[str, Any]] = {}
         self.scripts: list[list[bytes | str]] = []
+        # The statuses with which the next requests to the first server are refused; 0: not.
         self.refusals: list[int] = []
         # The `since` of every connection to the stream, and of every request to the log.
         self.stream_requests: list[int] = []
@@ -113,8 +122,7 @@ def _handler_of(servers: AlertServers) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
 
         def _answer_log(self, since: int, limit: int) -> None:
-            if servers.refusals:
-                self._answer(servers.refusals.pop(0), b'{"code": "refused", "message": "no", "errors": []}')
+            if self._is_refused():
                 return
             found = [offset for offset in servers.offsets if offset > since][:limit]
             following = str(found[-1] if found else since)
@@ -124,10 +132,16 @@ def _handler_of(servers: AlertServers) -> type[BaseHTTPRequestHandler]:
             }
             self._answer(200, json.dumps(body).encode())
 
+        def _is_refused(self) -> bool:
+            status = servers.refusals.pop(0) if servers.refusals else 0
+            if status:
+                self._answer(status, b'{"code": "refused", "message": "no", "errors": []}')
+            return status != 0
+
         def _redirect(self) -> None:
-            if servers.refusals:
-                self._answer(servers.refusals.pop(0), b'{"code": "refused", "message": "no", "errors": []}')
-            elif self.headers["Authorization"] != f"Bearer {KEY}":
+            if self._is_refused():
+                return
+            if self.headers["Authorization"] != f"Bearer {KEY}":
                 self._answer(401, b'{"code": "not_authenticated", "message": "Who?", "errors": []}')
             else:
                 self._answer(307, b"", location=f"{servers.stream_url}{self.path}&ticket=t")

@@ -5,16 +5,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGTERM
+from typing import Any
 
 import pytest
 from meterbook import Client, RetryPolicy
+from meterbook.enforcement import UsageCaps
 
 from accounts.services import IssuedKey
+from tests.clients.alert_servers import KEY, AlertServers
 from tests.clients.web_server import Servers, WebServer, servers_on_test_database
 from tests.runtime.installation import Installation, free_port
 
 # Tests of failures should not wait as long as people would.
 IMPATIENT = RetryPolicy(attempts=3, first_delay=0.02, longest_delay=0.1)
+READY_SECONDS = 60.0
+
+MakeCaps = Callable[..., UsageCaps]
 
 
 @pytest.fixture(scope="session")
@@ -56,6 +62,40 @@ def client_of(server: WebServer) -> Iterator[Callable[[IssuedKey | str], Client]
 def client(client_of: Callable[[IssuedKey | str], Client], api_key: IssuedKey) -> Client:
     """A client of `org` with every scope."""
     return client_of(api_key)
+
+
+# --- servers that interrupt at will ---
+
+
+@pytest.fixture
+def alert_servers() -> Iterator[AlertServers]:
+    with AlertServers().running() as servers:
+        yield servers
+
+
+@pytest.fixture
+def alert_client(alert_servers: AlertServers) -> Iterator[Client]:
+    with Client(alert_servers.url, KEY, retry=IMPATIENT, trust_env=False) as client:
+        yield client
+
+
+@pytest.fixture
+def make_caps(alert_client: Client) -> Iterator[MakeCaps]:
+    """Return a maker of caps that have read the log; by default of the threshold `cap`."""
+    made: list[UsageCaps] = []
+
+    def make(**options: Any) -> UsageCaps:
+        caps = UsageCaps(alert_client, **{"thresholds": {"cap"}, **options})
+        made.append(caps)
+        assert caps.wait_until_ready(READY_SECONDS), caps.last_failure
+        return caps
+
+    yield make
+    for caps in made:
+        caps.close()
+
+
+# --- a whole installation ---
 
 
 @dataclass(frozen=True, slots=True)

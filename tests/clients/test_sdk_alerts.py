@@ -59,7 +59,9 @@ class TestThresholds:
 
     @pytest.mark.parametrize("kind", ["percent_of_included", "projected", "silence_seconds"])
     def test_every_kind_reads_back_as_itself(self, kind: str, client: Client) -> None:
-        created = client.thresholds.create("cap", "compute", **{kind: 90})
+        given: dict[str, Any] = {kind: 90}
+
+        created = client.thresholds.create("cap", "compute", **given)
 
         assert getattr(created, kind) == 90
         assert created.value is None
@@ -102,7 +104,8 @@ class TestThresholds:
 
         trace = client.thresholds.trace(created.id, "acme")
 
-        assert (trace.outcome, trace.usage, trace.level) == ("below", 40, 100)
+        assert trace.outcome == "below"
+        assert [trace.usage, trace.level] == [40, 100]
         assert (trace.customer, trace.metric, trace.crossings) == ("acme", "compute", ())
         assert "60 to go" in trace.explanation
 
@@ -162,7 +165,7 @@ class TestInstallation:
         assert calls.alerts.list() == [alert]
         assert list(calls.list_alerts("acme")) == [alert]
         assert (alert.offset, alert.customer, alert.metric, alert.threshold_code) == (1, "acme", "calls", "cap")
-        assert (alert.threshold_value, alert.value_at_cross) == (100, Decimal("100.25"))
+        assert (alert.threshold_value, alert.value_at_cross) == (Decimal(100), Decimal("100.25"))
         assert alert.period.start <= datetime.now(UTC) < alert.period.end
         assert subscription.offsets() == 1
         assert subscription.dropped() == 0

@@ -1,6 +1,7 @@
 """Verifying webhooks: what is genuine passes, everything else is refused. The reference library signs."""
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -22,10 +23,12 @@ def body_of(**fields: Any) -> bytes:
     return json.dumps(message).encode()
 
 
-def headers_of(body: bytes, *, secret: str = SPECIFIED_SECRET, at: int = NOW, **changed: str) -> dict[str, str]:
+def headers_of(
+    body: bytes, *, secret: str = SPECIFIED_SECRET, at: int = NOW, changed: Mapping[str, str] | None = None
+) -> dict[str, str]:
     signature = Webhook(secret).sign("msg_1", datetime.fromtimestamp(at, UTC), body.decode())
     headers = {"webhook-id": "msg_1", "webhook-timestamp": str(at), "webhook-signature": signature}
-    return {**headers, **{name.replace("_", "-"): value for name, value in changed.items()}}
+    return {**headers, **(changed or {})}
 
 
 def test_genuine_message_is_returned_with_its_alert() -> None:
@@ -99,23 +102,23 @@ def test_message_older_or_newer_than_five_minutes_is_refused(seconds: int, is_go
 @pytest.mark.parametrize(
     "changed",
     [
-        {"webhook_id": "msg_2"},
-        {"webhook_timestamp": str(NOW + 1)},
-        {"webhook_timestamp": "soon"},
-        {"webhook_timestamp": "-5"},
-        {"webhook_timestamp": "9" * 5000},
-        {"webhook_signature": ""},
-        {"webhook_signature": "v1"},
-        {"webhook_signature": "v1,"},
-        {"webhook_signature": "v1,é"},
-        {"webhook_signature": "v2,AAAA"},
+        {"webhook-id": "msg_2"},
+        {"webhook-timestamp": str(NOW + 1)},
+        {"webhook-timestamp": "soon"},
+        {"webhook-timestamp": "-5"},
+        {"webhook-timestamp": "9" * 5000},
+        {"webhook-signature": ""},
+        {"webhook-signature": "v1"},
+        {"webhook-signature": "v1,"},
+        {"webhook-signature": "v1,é"},
+        {"webhook-signature": "v2,AAAA"},
     ],
 )
 def test_changed_header_is_refused(changed: dict[str, str]) -> None:
     body = body_of()
 
     with pytest.raises(WebhookVerificationError):
-        verify_webhook(SPECIFIED_SECRET, headers_of(body, **changed), body, now=NOW)
+        verify_webhook(SPECIFIED_SECRET, headers_of(body, changed=changed), body, now=NOW)
 
 
 @pytest.mark.parametrize("name", ["webhook-id", "webhook-timestamp", "webhook-signature"])

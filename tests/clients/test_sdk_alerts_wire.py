@@ -4,7 +4,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from decimal import Decimal
 
 import pytest
@@ -12,20 +12,19 @@ from meterbook import AsyncClient, AuthenticationError, Client, NotFoundError, V
 
 from tests.clients.alert_servers import KEY, AlertServers, message
 from tests.clients.conftest import IMPATIENT
+from tests.runtime.installation import wait_for
 
 SECONDS = 20.0
 
 
 @pytest.fixture
-def servers() -> Iterator[AlertServers]:
-    with AlertServers().running() as servers:
-        yield servers
+def servers(alert_servers: AlertServers) -> AlertServers:
+    return alert_servers
 
 
 @pytest.fixture
-def client(servers: AlertServers) -> Iterator[Client]:
-    with Client(servers.url, KEY, retry=IMPATIENT, trust_env=False) as client:
-        yield client
+def client(alert_client: Client) -> Client:
+    return alert_client
 
 
 def take(subscription: object, count: int) -> list[int]:
@@ -35,10 +34,7 @@ def take(subscription: object, count: int) -> list[int]:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for(condition, SECONDS)
 
 
 class TestWhereItBegins:
@@ -164,10 +160,9 @@ class TestInterruptions:
     ) -> None:
         servers.append(1)
         servers.scripts.append([message(1)])
-        with client.alerts.subscribe(since_offset=0) as subscription:
-            wait_until(lambda: len(servers.stream_requests) == 1)
-            servers.refusals += [status] * 3
+        servers.refusals += [0, *[status] * 3]  # the first request passes
 
+        with client.alerts.subscribe(since_offset=0) as subscription:
             assert take(subscription, 1) == [1]  # what had arrived is handed out first
             with pytest.raises(error):
                 subscription.get(SECONDS)
@@ -231,7 +226,13 @@ class TestClosing:
     def test_close_ends_a_waiting_consumer_at_once(self, client: Client, servers: AlertServers) -> None:
         subscription = client.alerts.subscribe()
         ended = threading.Event()
-        threading.Thread(target=lambda: (list(subscription), ended.set()), daemon=True).start()
+
+        def read() -> None:
+            for _ in subscription:
+                raise AssertionError("there is no alert")
+            ended.set()
+
+        threading.Thread(target=read, daemon=True).start()
         wait_until(lambda: len(servers.stream_requests) == 1)
 
         began = time.monotonic()

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Protocol
 
 from meterbook.alerts import Alert
 from meterbook.periods import optional_time, parse_time
@@ -25,6 +25,12 @@ SIGNATURE_VERSION = "v1"
 # A message that was signed longer ago, or further ahead, may be a recording that somebody plays again.
 TOLERANCE_SECONDS = 300
 ALERT_CROSSED = "alert.crossed"
+
+
+class Headers(Protocol):
+    """The headers of a request, as any web framework has them: also those that are no mapping."""
+
+    def items(self) -> Iterable[tuple[str, Any]]: ...
 
 
 class WebhookVerificationError(Exception):
@@ -145,7 +151,7 @@ class WebhookDelivery:
 
 def verify_webhook(
     secret: str | Iterable[str],
-    headers: Mapping[str, str],
+    headers: Headers,
     body: bytes | str,
     *,
     tolerance_seconds: float = TOLERANCE_SECONDS,
@@ -179,9 +185,9 @@ def _decode_secret(text: str) -> bytes:
     return key
 
 
-def _signed_headers(headers: Mapping[str, str]) -> tuple[str, str, list[bytes]]:
+def _signed_headers(headers: Headers) -> tuple[str, str, list[bytes]]:
     """Return the message's id, its time as it was signed, and the signatures in the version that we know."""
-    by_name = {name.lower(): value for name, value in headers.items()}
+    by_name = {name.lower(): str(value) for name, value in headers.items()}
     try:
         message_id, timestamp = by_name["webhook-id"], by_name["webhook-timestamp"]
         listed = by_name["webhook-signature"].split()
