@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.message import EmailMessage
-from typing import cast
 
 
 @dataclass
@@ -50,7 +49,7 @@ def mail_server() -> Iterator[MailServer]:
             while (line := self.rfile.readline()) != b".\r\n":
                 lines.append(line.removeprefix(b".") if line.startswith(b"..") else line)
             message = email.message_from_bytes(b"".join(lines), policy=email.policy.default)
-            state.taken.append(cast(EmailMessage, message))
+            state.taken.append(message)
             self._say("250 taken")
 
         def _say(self, line: str) -> None:

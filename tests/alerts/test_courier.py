@@ -275,9 +275,10 @@ class TestTrouble:
 
         with courier_at_work(may_be_private=False):
             wait_until(lambda: fresh(delivery).attempt_count == 1)
-            WebhookEndpoint.objects.for_organization(org).update(url=f"https://localhost.test.:{receiver.port}/")
 
         assert receiver.received == []
+        [(status, error)] = attempts_of(delivery)
+        assert (status, error) == (None, "url: The URL begins with https://.")
 
     def test_a_failing_endpoint_is_tried_one_message_at_a_time(self, org: Organization, receiver: Receiver) -> None:
         receiver.behave = receiver.hang

@@ -380,6 +380,10 @@ class TestMyEmails:
 
         assert refusal(response) == (403, "members_only", [])
 
+    def test_a_sample_can_be_asked_for(self, browser: Client, api_client: Client) -> None:
+        assert browser.post(f"{self.PATH}/test").status_code == 202
+        assert refusal(api_client.post(f"{self.PATH}/test")) == (403, "members_only", [])
+
     def test_unknown_frequency(self, browser: Client) -> None:
         response = browser.put(self.PATH, {"frequency": "yearly"}, content_type=JSON)
 

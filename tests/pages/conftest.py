@@ -8,12 +8,14 @@ import pytest
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from accounts.models import Organization, User
 from metering.catalogs import MetricDefinition
 from metering.models import Aggregation, Metric
 from metering.services.metrics import create_metric
 from tests import factories
+from tests.alerts.watch import Watch
 
 JSON = "application/json"
 
@@ -99,6 +101,23 @@ def storage(make_metric: Callable[..., Metric], send: Callable[..., None], noon:
 
 
 @pytest.fixture
+def watch(transactional_db: None, org: Organization) -> Watch:
+    """Evaluation in real transactions. Now is the real now: pages look at the current period."""
+    return Watch(org, timezone.now())
+
+
+@pytest.fixture
+def crossed(watch: Watch) -> Watch:
+    """A cap of 10 on a sum in GB: ann is at 12 by way of 4, bob at 3."""
+    watch.define("m", "sum", unit="GB", dimensions=["region"], period_type="fixed", period_days=3660)
+    watch.threshold("m", "cap", 10)
+    watch.use("ann", 4)
+    watch.use("bob", 3)
+    watch.use("ann", 8)
+    return watch
+
+
+@pytest.fixture
 def count_queries() -> Callable[[Client, str], int]:
     """Return a counter of the queries of one visit; the first visit, which may fill caches, is not counted."""
 
@@ -115,3 +134,13 @@ def text_of(response: Any) -> str:
     assert response.status_code == 200, response.status_code
     text: str = response.content.decode()
     return text
+
+
+def page_of(response: Any) -> Any:
+    """Return the page's context."""
+    assert response.status_code == 200, response.status_code
+    return response.context["page"]
+
+
+def form_errors(response: Any) -> dict[str, list[str]]:
+    return {name: list(messages) for name, messages in page_of(response).form.errors.items()}
