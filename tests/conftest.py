@@ -5,6 +5,7 @@ The databases come from `tests.embedded_services`.
 
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +16,11 @@ from django.test import Client
 from accounts.models import Organization, Role, User
 from accounts.services import IssuedKey
 from tests import factories
+
+# Whoever starts the tests in the background may have them ignore the interrupt, and every process that a test starts
+# and interrupts would inherit that.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -70,10 +70,13 @@ class Installation:
         return [supervisor, *supervisor.children(recursive=True)]
 
     def find(self, part: str) -> psutil.Process:
-        """Return the supervisor's own child whose command contains the words."""
+        """Return the supervisor's own living child whose command contains the words; wait while it is started anew."""
+        wait_for(lambda: bool(self._living_children(part)), 30, self.explain)
+        return self._living_children(part)[0]
+
+    def _living_children(self, part: str) -> list[psutil.Process]:
         assert self.process is not None
-        children = psutil.Process(self.process.pid).children()
-        return next(child for child in children if part in " ".join(child.cmdline()))
+        return [child for child in psutil.Process(self.process.pid).children() if part in command_of(child)]
 
     def end(self, with_signal: signal.Signals) -> int:
         assert self.process is not None
@@ -95,6 +98,14 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def command_of(process: psutil.Process) -> str:
+    """Return its command, empty when it has ended: the supervisor's dead children stay listed until it looks."""
+    try:
+        return " ".join(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return ""
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
