@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from pyroaring import BitMap
@@ -28,6 +28,8 @@ class MemberCell:
     removed: BitMap
 
     def merged(self, later: MemberCell) -> MemberCell:
+        if not self.removed and not later.removed:  # the usual case, and a quarter of the work
+            return MemberCell(self.added | later.added, self.removed)
         return MemberCell(
             (self.added - later.removed) | later.added,
             (self.removed - later.added) | later.removed,
@@ -35,30 +37,74 @@ class MemberCell:
 
 
 def list_members(reading: Reading, buckets: Sequence[Span]) -> dict[LineKey, list[MemberCell]]:
-    """Return the dense member cells of each line that has any, keyed like the cells of `Reading.list_cells`."""
-    per_customer = _MemberSteps.collect(reading, buckets).fold(len(buckets))
-    if reading.selection.is_per_customer:
-        return dict(per_customer)
-    return _join_customers(per_customer, len(buckets))
+    """Return the dense member cells of each line that has any, keyed like the cells of `Reading.list_cells`.
 
-
-def _join_customers(
-    per_customer: Mapping[LineKey, list[MemberCell]], bucket_count: int
-) -> dict[LineKey, list[MemberCell]]:
-    """Join the customers of each group into one line, numbering (customer, member) apart where removes occur.
-
-    Without removes the union of the customers' sets is exact at every step. With removes it is not (a remove takes
-    a member from its own customer alone), so each customer keeps a line and the caller unites their final sets.
+    Where members were removed every customer keeps a line of its own, also if the customers are not asked apart: a
+    remove takes a member from its own customer alone, so only the caller's union of their final sets is exact.
     """
-    joined: dict[LineKey, list[MemberCell]] = {}
-    has_removes = any(cell.removed for line in per_customer.values() for cell in line)
-    if has_removes:
-        return dict(per_customer)
-    for (_, group), line in per_customer.items():
-        target = joined.setdefault((None, group), [MemberCell(BitMap(), BitMap()) for _ in range(bucket_count)])
-        for place, cell in enumerate(line):
-            target[place].added.update(cell.added)
-    return joined
+    found = _Found.read(reading, buckets)
+    if found.has_removes:
+        return _MemberSteps.collect(reading, buckets, found).fold(len(buckets))
+    return _unite(found, buckets, is_per_customer=reading.selection.is_per_customer)
+
+
+@dataclass(slots=True)
+class _Found:
+    """What was read: the sets of whole days and hours, the operations of the raw pieces and of the tail."""
+
+    cut: Cut
+    sets: Sequence[usage_sql.SetRow]
+    operations: Sequence[usage_sql.OperationRow]
+    # Members that the dictionary lacks yet (their batch is pending), numbered from the top.
+    fresh: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, reading: Reading, buckets: Sequence[Span]) -> _Found:
+        selection = reading.selection
+        cut = reading.cut(buckets, is_for_members=True)
+        span = Span(buckets[0].start, buckets[-1].end)
+        return cls(
+            cut=cut,
+            sets=[]
+            if selection.as_of is not None
+            else usage_sql.list_sets(selection, span=span, days=cut.days, hours=cut.hours),
+            operations=usage_sql.list_operations(selection, span=span, raw=cut.raw),
+        )
+
+    @property
+    def has_removes(self) -> bool:
+        return any(row.removed is not None for row in self.sets) or any(
+            row.operation == Operation.REMOVE for row in self.operations
+        )
+
+    def number(self, row: usage_sql.OperationRow) -> int:
+        if row.number is not None:
+            return row.number
+        return self.fresh.setdefault(row.member, 2**32 - 1 - len(self.fresh))
+
+
+NOBODY = BitMap()
+
+
+def _unite(found: _Found, buckets: Sequence[Span], *, is_per_customer: bool) -> dict[LineKey, list[MemberCell]]:
+    """Return the cells of members that nobody ever removed: whoever occurs in a bucket is in its set."""
+    starts = [bucket.start for bucket in buckets]
+    lines: dict[LineKey, list[BitMap]] = defaultdict(lambda: [NOBODY] * len(buckets))
+    for row in found.sets:
+        line = lines[row.customer_id if is_per_customer else None, tuple(row.group)]
+        place = bisect_right(starts, row.bucket_start) - 1
+        added = BitMap.deserialize(row.added)
+        if line[place] is NOBODY:
+            line[place] = added
+        else:
+            line[place] |= added
+    loose: dict[tuple[LineKey, int], list[int]] = defaultdict(list)
+    for operation in found.operations:
+        key = (operation.customer_id if is_per_customer else None, tuple(operation.group))
+        loose[key, bisect_right(starts, operation.occurred_at) - 1].append(found.number(operation))
+    for (key, place), numbers in loose.items():
+        lines[key][place] = lines[key][place] | BitMap(numbers)
+    return {key: [MemberCell(added, NOBODY) for added in line] for key, line in lines.items()}
 
 
 @dataclass(slots=True)
@@ -73,28 +119,25 @@ class _MemberSteps:
     buckets: Sequence[Span]
     pieces: SortedSpans
     steps: dict[LineKey, dict[Span, list[MemberCell]]]
-    # Members that the dictionary lacks yet (their batch is pending), numbered from the top.
-    fresh: dict[str, int]
+    found: _Found
 
     @classmethod
-    def collect(cls, reading: Reading, buckets: Sequence[Span]) -> _MemberSteps:
-        cut = reading.cut(buckets, is_for_members=True)
+    def collect(cls, reading: Reading, buckets: Sequence[Span], found: _Found) -> _MemberSteps:
+        cut = found.cut
         pieces = [piece for span in cut.days for piece in _slices(span, DAY)]
         pieces += [piece for span in cut.hours for piece in _slices(span, HOUR)]
         pieces += _split_at(cut.raw, [bucket.start for bucket in buckets])
-        collected = cls(reading, buckets, SortedSpans(pieces), defaultdict(lambda: defaultdict(list)), {})
-        span = Span(buckets[0].start, buckets[-1].end)
-        if reading.selection.as_of is None:
-            collected._add_sets(span, cut)
-        collected._add_operations(usage_sql.list_operations(reading.selection, span=span, raw=cut.raw))
+        collected = cls(reading, buckets, SortedSpans(pieces), defaultdict(lambda: defaultdict(list)), found)
+        collected._add_sets(found.sets)
+        collected._add_operations(found.operations)
         return collected
 
-    def _add_sets(self, span: Span, cut: Cut) -> None:
-        for row in usage_sql.list_sets(self.reading.selection, span=span, days=cut.days, hours=cut.hours):
+    def _add_sets(self, rows: Iterable[usage_sql.SetRow]) -> None:
+        for row in rows:
             piece = self.pieces.find(row.bucket_start)
             assert piece is not None  # only buckets of the cut were read
-            removed = BitMap() if row.removed is None else BitMap.deserialize(bytes(row.removed))
-            cell = MemberCell(BitMap.deserialize(bytes(row.added)), removed)
+            removed = NOBODY if row.removed is None else BitMap.deserialize(row.removed)
+            cell = MemberCell(BitMap.deserialize(row.added), removed)
             self.steps[row.customer_id, tuple(row.group)][piece].append(cell)
 
     def _add_operations(self, rows: Iterable[usage_sql.OperationRow]) -> None:
@@ -107,7 +150,7 @@ class _MemberSteps:
         for row in rows:
             piece = self.pieces.find(row.occurred_at)
             assert piece is not None  # the cut covers the range
-            last[(row.customer_id, tuple(row.group)), piece][self._number(row)] = row.operation
+            last[(row.customer_id, tuple(row.group)), piece][self.found.number(row)] = row.operation
         for (key, piece), operations in last.items():
             yield (
                 key,
@@ -117,11 +160,6 @@ class _MemberSteps:
                     BitMap([number for number, operation in operations.items() if operation == Operation.REMOVE]),
                 ),
             )
-
-    def _number(self, row: usage_sql.OperationRow) -> int:
-        if row.number is not None:
-            return row.number
-        return self.fresh.setdefault(row.member, 2**32 - 1 - len(self.fresh))
 
     def fold(self, bucket_count: int) -> dict[LineKey, list[MemberCell]]:
         """Return one cell per bucket and line: its pieces merged in the order of time."""

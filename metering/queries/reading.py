@@ -16,7 +16,8 @@ from metering.models import Aggregation, Metric
 from metering.sql import usage as usage_sql
 from metering.sql.usage import CUSTOMER, Selection
 
-Filters = Mapping[str, Sequence[str]]
+# Per dimension the values of which an event has one; None: it does not have the dimension.
+Filters = Mapping[str, Sequence[str | None]]
 GroupKey = tuple[str | None, ...]
 # A customer (None: all together, where that is exact) and the values of the grouping dimensions.
 LineKey = tuple[int | None, GroupKey]

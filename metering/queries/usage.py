@@ -47,6 +47,12 @@ from metering.sql.usage import CUSTOMER
 # More points than a chart can show or a person can read; `queries.exports` reads longer series in pieces.
 MAX_POINTS = 50_000
 ROLLING_DAYS = 30
+# Windows are made of whole buckets.
+GRANULARITIES = {
+    Mode.INCREMENTAL: frozenset(Granularity),
+    Mode.MONTH_TO_DATE: frozenset({Granularity.HOUR, Granularity.DAY}),
+    Mode.ROLLING_30D: frozenset({Granularity.DAY}),
+}
 # Calendars end with the year 9999: the first day of a range needs an end, and every bucket of a series one of its
 # own, in any zone. A range may end later ("for ever").
 CALENDAR_END = datetime(9999, 1, 1, tzinfo=UTC)
@@ -183,27 +189,30 @@ def get_series(
     """Return dense lines of one point per bucket that overlaps `[start, end)`.
 
     Incremental points count only what lies in the range. The points of the other modes look back before it (to
-    their month's start, or 30 days), so they do not depend on `start`; they need daily buckets.
+    their month's start, or 30 days), so they do not depend on `start`; they need the buckets of `GRANULARITIES`.
     """
     if end > CALENDAR_END:
         raise InvalidInput.of("to", f"A series ends by {CALENDAR_END:%Y-%m-%d}.", "out_of_range")
     tz = ZoneInfo(zone)
-    if mode != Mode.INCREMENTAL and granularity != Granularity.DAY:
-        raise InvalidInput.of("mode", f"{mode} needs granularity=day.", "invalid_combination")
+    if granularity not in GRANULARITIES[mode]:
+        needed = " or ".join(sorted(GRANULARITIES[mode]))
+        raise InvalidInput.of("mode", f"{mode} needs granularity={needed}.", "invalid_combination")
     buckets = _list_bounded_buckets(Span(start, end), granularity, tz)
     reach = _reach(buckets, mode, tz)
     read = [Span(max(bucket.start, start), min(bucket.end, end)) for bucket in buckets]
     if mode != Mode.INCREMENTAL:
-        read = list(list_buckets(Span(reach, buckets[0].start), granularity, tz)) if reach < buckets[0].start else []
+        read = _list_before(Span(reach, buckets[0].start), mode, tz)
         read += [Span(bucket.start, min(bucket.end, end)) for bucket in buckets]
     reading = Reading.prepare(organization, metric, customer_id, filters, group_by, as_of)
     with snapshot(metric):
-        cells = reading.list_cells(read, is_own_aggregate_only=True)
+        # Every event that counts names a member, so the members alone know all lines.
         members = list_members(reading, read) if reading.counts_members else {}
-    windows = {key: _windows(line, read, mode, tz) for key, line in cells.items()}
-    member_windows = {key: _windows(line, read, mode, tz) for key, line in members.items()}
-    lines = _group_lines(cells, group_by) or ({(): []} if not group_by else {})
-    member_lines = _group_lines(members, group_by)
+        cells = {} if reading.counts_members else reading.list_cells(read, is_own_aggregate_only=True)
+    months = {month.start for month in list_buckets(Span(read[0].start, read[-1].end), Granularity.MONTH, tz)}
+    is_month_start = [bucket.start in months for bucket in read]
+    windows = {key: _windows(line, mode, is_month_start) for key, line in cells.items()}
+    member_windows = {key: _windows(line, mode, is_month_start) for key, line in members.items()}
+    lines = _group_lines(windows or member_windows, group_by) or ({(): []} if not group_by else {})
     names = _customer_names(organization, lines, group_by)
     if len(lines) * len(buckets) > MAX_POINTS:
         raise _too_many_points(len(lines) * len(buckets))
@@ -225,8 +234,8 @@ def get_series(
                         partial,
                         _list_values(
                             metric,
-                            [windows[key][shown] for key in keys],
-                            [member_windows[key][shown] for key in member_lines.get(group, ())],
+                            [windows[key][shown] for key in keys if windows],
+                            [member_windows[key][shown] for key in keys if member_windows],
                             len(buckets),
                         ),
                         strict=True,
@@ -267,12 +276,19 @@ def _reach(buckets: Sequence[Span], mode: Mode, zone: ZoneInfo) -> datetime:
     return first
 
 
+def _list_before(before: Span, mode: Mode, zone: ZoneInfo) -> list[Span]:
+    """Return the buckets to read before the first one shown: the month so far as one piece, other windows by day."""
+    if before.start == before.end:
+        return []
+    return [before] if mode == Mode.MONTH_TO_DATE else list(list_buckets(before, Granularity.DAY, zone))
+
+
 Window = TypeVar("Window", Cell, MemberCell)
 
 
-def _windows(line: Sequence[Window], read: Sequence[Span], mode: Mode, zone: ZoneInfo) -> Sequence[Window]:
+def _windows(line: Sequence[Window], mode: Mode, is_month_start: Sequence[bool]) -> Sequence[Window]:
     if mode == Mode.MONTH_TO_DATE:
-        return running_merges(line, [bucket.start.astimezone(zone).day == 1 for bucket in read])
+        return running_merges(line, is_month_start)
     if mode == Mode.ROLLING_30D:
         return sliding_merges(line, ROLLING_DAYS)
     return line
@@ -308,6 +324,8 @@ def _list_values(
 ) -> list[Decimal]:
     """Return what `_value` makes of each place of some lines, which share one time axis of `count` places."""
     if metric.aggregation == Aggregation.COUNT_UNIQUE:
+        if len(members) == 1:
+            return [Decimal(len(cell.added)) for cell in members[0]]
         at_place = zip(*members, strict=True) if members else repeat((), count)
         return [_value(metric, (), (cell.added for cell in column)) for column in at_place]
     quantity = _QUANTITIES[Aggregation(metric.aggregation)]

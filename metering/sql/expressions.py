@@ -79,5 +79,12 @@ def dimension_position(metric: Metric, key: str) -> int:
     return next(place for place, entry in enumerate(metric.dimensions, start=1) if entry["key"] == key)
 
 
+def is_one_of(text: Composable, values: Sequence[str | None]) -> Composable:
+    """Return the condition that a text is among the values, where None stands for NULL."""
+    named = [value for value in values if value is not None]
+    is_named = SQL("{} = ANY({}::text[])").format(text, Constant(named))
+    return is_named if len(named) == len(values) else SQL("({} OR {} IS NULL)").format(is_named, text)
+
+
 def conjunction(conditions: Sequence[Composable]) -> Composed:
     return SQL(" AND ").join(conditions) if conditions else Composed([SQL("TRUE")])

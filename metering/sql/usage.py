@@ -25,11 +25,14 @@ CUSTOMER = "customer"
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which events of one metric a read is about. `customer_ids` None: all. Filters: AND over keys, OR within."""
+    """Which events of one metric a read is about. `customer_ids` None: all.
+
+    Filters: AND over keys, OR within; the value None stands for events without the dimension.
+    """
 
     metric: Metric
     customer_ids: Sequence[int] | None = None
-    filters: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    filters: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
     # Dimensions to split by, in order; the customer is always among the cells' columns if `is_per_customer`.
     group_by: Sequence[str] = ()
     is_per_customer: bool = False
@@ -348,7 +351,7 @@ def list_sets(selection: Selection, *, span: Span, days: Sequence[Span], hours: 
     statement = SQL(_SETS).format(lines=_lines(selection), starts=_starts(spans), ends=_ends(spans))
     with connection.cursor() as cursor:
         cursor.execute(statement, {**_names(selection, span), "widths": ["d"] * len(days) + ["h"] * len(hours)})
-        return [SetRow(*row) for row in cursor.fetchall()]
+        return list(map(SetRow._make, cursor.fetchall()))
 
 
 def list_operations(selection: Selection, *, span: Span, raw: Sequence[Span]) -> list[OperationRow]:
@@ -382,8 +385,7 @@ def _events(selection: Selection, raw: Sequence[Span]) -> Composed:
         loose = SQL("    UNION ALL").join([loose, edges])
     template = _FED_EVENTS if selection.as_of is None else _KNOWN_EVENTS
     filters = [
-        SQL("{} = ANY({})").format(expressions.dimension(metric, key), expressions.Constant(list(values)))
-        for key, values in selection.filters.items()
+        expressions.is_one_of(expressions.dimension(metric, key), values) for key, values in selection.filters.items()
     ]
     return SQL(_FEEDS + ", " + template).format(
         loose=loose,
@@ -404,8 +406,8 @@ def _lines(selection: Selection) -> Composed:
     if selection.customer_ids is not None:
         conditions.append(SQL("series.customer_id = ANY(%(customers)s)"))
     for key, values in selection.filters.items():
-        place = expressions.dimension_position(metric, key)
-        conditions.append(SQL("series.dimensions[{}] = ANY({})").format(place, expressions.Constant(list(values))))
+        place = SQL("series.dimensions[{}]").format(expressions.dimension_position(metric, key))
+        conditions.append(expressions.is_one_of(place, values))
     return SQL(_LINES).format(groups=_groups(selection, "series"), conditions=expressions.conjunction(conditions))
 
 

@@ -21,7 +21,7 @@ ROLLING_DAYS = 30
 LOOK_EVERY = timedelta(minutes=15)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-Filters = Mapping[str, Sequence[str]]
+Filters = Mapping[str, Sequence[str | None]]
 Group = tuple[str | None, ...]
 
 

@@ -117,7 +117,8 @@ class Question:
     start: datetime
     end: datetime
     customer: str | None
-    filters: dict[str, list[str]]
+    # A value None: events without the dimension.
+    filters: dict[str, list[str | None]]
     group_by: tuple[str, ...]
     as_of: tuple[int, timedelta] | None
     granularity: str
@@ -205,6 +206,9 @@ def batches(draw: st.DrawFn, instants: Sequence[datetime], earlier: list[SentEve
     return Send(tuple(batch))
 
 
+GRANULARITIES = {"month_to_date": ["hour", "day"], "rolling_30d": ["day"]}
+
+
 @st.composite
 def questions(draw: st.DrawFn, zone: str, instants: Sequence[datetime], step_count: int) -> Question:
     metric = draw(st.sampled_from(METRICS))
@@ -223,13 +227,13 @@ def questions(draw: st.DrawFn, zone: str, instants: Sequence[datetime], step_cou
         end=end,
         customer=draw(st.sampled_from([*CUSTOMERS, None, None])),
         filters={
-            key: draw(st.lists(st.sampled_from(FILTER_VALUES[key]), min_size=1, max_size=2, unique=True))
+            key: draw(st.lists(st.sampled_from([*FILTER_VALUES[key], None]), min_size=1, max_size=2, unique=True))
             for key in keys
             if draw(st.integers(0, 2)) == 0
         },
         group_by=tuple(draw(st.permutations([key for key in [*keys, "customer"] if draw(st.booleans())]))),
         as_of=draw(st.one_of(st.none(), st.none(), st.none(), step)),
-        granularity=granularity if mode == "incremental" else "day",
+        granularity=granularity if granularity in GRANULARITIES.get(mode, [granularity]) else "day",
         zone=draw(st.sampled_from([zone, zone, "UTC", "Asia/Kolkata"])),
         mode=mode,
     )
