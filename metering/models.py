@@ -385,6 +385,27 @@ class MemberSet(models.Model):
         return f"members of {self.series_id} at {self.bucket_start}"
 
 
+class MemberMonth(models.Model):
+    """Which version of its day sets a count_unique metric has in one UTC month: whoever writes one makes a new one.
+
+    What was counted from the sets of a version stays true of it (`metering.queries.member_counts`).
+    """
+
+    pk = models.CompositePrimaryKey("organization_id", "metric_id", "month")
+    organization = hot_organization()
+    metric_id = models.BigIntegerField()
+    month = models.DateTimeField()
+    version = models.UUIDField()
+
+    objects = TenantManager()
+
+    class Meta:
+        db_table = "metering_member_month"
+
+    def __str__(self) -> str:
+        return f"{self.month} of {self.metric_id}"
+
+
 class InboxState(models.TextChoices):
     WAITING = "waiting"
     REPLAYED = "replayed"

@@ -12,6 +12,7 @@ from metering.queries.usage import (
     get_series,
     get_usage,
     list_breakdown,
+    list_customer_values,
 )
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "get_usage",
     "list_active_metrics",
     "list_breakdown",
+    "list_customer_values",
     "list_events",
     "list_inbox",
     "period_of_month",

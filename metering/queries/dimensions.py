@@ -5,7 +5,13 @@ from metering.models import Metric, Series
 
 
 def list_dimension_values(
-    *, organization: Organization, metric: Metric, key: str, limit: int, customer_id: int | None = None
+    *,
+    organization: Organization,
+    metric: Metric,
+    key: str,
+    limit: int,
+    customer_id: int | None = None,
+    containing: str = "",
 ) -> list[str]:
     """Return values of one dimension that ever occurred, in order, at most `limit`. One query.
 
@@ -16,5 +22,7 @@ def list_dimension_values(
     if customer_id is not None:
         series = series.filter(customer_id=customer_id)
     value = f"dimensions__{place}"
+    if containing:
+        series = series.filter(**{f"{value}__icontains": containing})
     values = series.filter(**{f"{value}__isnull": False}).order_by(value).values_list(value, flat=True)
     return list(values.distinct()[:limit])

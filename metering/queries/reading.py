@@ -116,3 +116,18 @@ def snapshot(metric: Metric) -> Iterator[None]:
         with connection.cursor() as cursor:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         yield
+
+
+# The values of `group_by` in its order; a customer stands as its id.
+Group = tuple[str | int | None, ...]
+
+
+def group_lines(cells: Mapping[LineKey, object], group_by: Sequence[str]) -> dict[Group, list[LineKey]]:
+    """Return the lines of each group; lines of several customers join unless the customer is a group key."""
+    groups: dict[Group, list[LineKey]] = {}
+    for key in cells:
+        customer_id, values = key
+        rest = iter(values)
+        group = tuple(customer_id if name == CUSTOMER else next(rest) for name in group_by)
+        groups.setdefault(group, []).append(key)
+    return groups

@@ -11,14 +11,12 @@ summed (two customers with peaks 100 and 10 use 110), count_unique counts the me
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from decimal import Decimal
 from functools import reduce
-from itertools import repeat
 from operator import attrgetter
-from typing import TypeVar
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -32,27 +30,18 @@ from metering.domain import (
     Granularity,
     Mode,
     Span,
-    calendar_period,
-    day_period,
     list_buckets,
     merge_cells,
-    running_merges,
-    sliding_merges,
 )
 from metering.models import Aggregation, Metric
-from metering.queries.members import MemberCell, list_members, union
-from metering.queries.reading import Filters, LineKey, Reading, snapshot
+from metering.queries.member_counts import count_members
+from metering.queries.members import list_members, union
+from metering.queries.reading import Filters, Group, Reading, group_lines, snapshot
+from metering.queries.windows import GRANULARITIES, Windows
 from metering.sql.usage import CUSTOMER
 
 # More points than a chart can show or a person can read; `queries.exports` reads longer series in pieces.
 MAX_POINTS = 50_000
-ROLLING_DAYS = 30
-# Windows are made of whole buckets.
-GRANULARITIES = {
-    Mode.INCREMENTAL: frozenset(Granularity),
-    Mode.MONTH_TO_DATE: frozenset({Granularity.HOUR, Granularity.DAY}),
-    Mode.ROLLING_30D: frozenset({Granularity.DAY}),
-}
 # Calendars end with the year 9999: the first day of a range needs an end, and every bucket of a series one of its
 # own, in any zone. A range may end later ("for ever").
 CALENDAR_END = datetime(9999, 1, 1, tzinfo=UTC)
@@ -154,7 +143,7 @@ def list_breakdown(
     with snapshot(metric):
         cells = reading.list_cells([span])
         members = list_members(reading, [span]) if reading.counts_members else {}
-    lines, member_lines = _group_lines(cells, group_by), _group_lines(members, group_by)
+    lines, member_lines = group_lines(cells, group_by), group_lines(members, group_by)
     names = _customer_names(organization, lines, group_by)
     rows = [
         BreakdownRow(
@@ -169,6 +158,30 @@ def list_breakdown(
     ]
     rows = [row for row in rows if row.usage.count]
     return sorted(rows, key=lambda row: (-row.usage.value, [value or "" for value in row.group.values()]))
+
+
+def list_customer_values(
+    *,
+    organization: Organization,
+    metric: Metric,
+    start: datetime,
+    end: datetime,
+    customer_ids: Collection[int],
+    filters: Filters | None = None,
+) -> dict[int, Decimal]:
+    """Return the value over `[start, end)` of each of the customers by its id: the same as `get_usage`, in one read."""
+    reading = Reading.prepare(organization, metric, None, filters, (CUSTOMER,), None)
+    reading = replace(reading, selection=replace(reading.selection, customer_ids=list(customer_ids)))
+    span = [Span(start, end)]
+    values = dict.fromkeys(customer_ids, ZERO)
+    with snapshot(metric):
+        if reading.counts_members:
+            lines = list_members(reading, span).items()
+            values.update((customer_id, Decimal(len(cell.added))) for (customer_id, _), [cell] in lines if customer_id)
+        else:
+            cells = reading.list_cells(span, is_own_aggregate_only=True).items()
+            values.update((customer_id, _value(metric, line, ())) for (customer_id, _), line in cells if customer_id)
+    return values
 
 
 def get_series(
@@ -198,25 +211,13 @@ def get_series(
         needed = " or ".join(sorted(GRANULARITIES[mode]))
         raise InvalidInput.of("mode", f"{mode} needs granularity={needed}.", "invalid_combination")
     buckets = _list_bounded_buckets(Span(start, end), granularity, tz)
-    reach = _reach(buckets, mode, tz)
-    read = [Span(max(bucket.start, start), min(bucket.end, end)) for bucket in buckets]
-    if mode != Mode.INCREMENTAL:
-        read = _list_before(Span(reach, buckets[0].start), mode, tz)
-        read += [Span(bucket.start, min(bucket.end, end)) for bucket in buckets]
+    windows = Windows.of(buckets, span=Span(start, end), mode=mode, zone=tz)
     reading = Reading.prepare(organization, metric, customer_id, filters, group_by, as_of)
     with snapshot(metric):
-        # Every event that counts names a member, so the members alone know all lines.
-        members = list_members(reading, read) if reading.counts_members else {}
-        cells = {} if reading.counts_members else reading.list_cells(read, is_own_aggregate_only=True)
-    months = {month.start for month in list_buckets(Span(read[0].start, read[-1].end), Granularity.MONTH, tz)}
-    is_month_start = [bucket.start in months for bucket in read]
-    windows = {key: _windows(line, mode, is_month_start) for key, line in cells.items()}
-    member_windows = {key: _windows(line, mode, is_month_start) for key, line in members.items()}
-    lines = _group_lines(windows or member_windows, group_by) or ({(): []} if not group_by else {})
-    names = _customer_names(organization, lines, group_by)
+        lines = _list_lines(reading, windows, group_by)
     if len(lines) * len(buckets) > MAX_POINTS:
         raise _too_many_points(len(lines) * len(buckets))
-    shown = slice(len(read) - len(buckets), None)
+    names = _customer_names(organization, lines, group_by)
     partial = [is_partial(bucket, start, end, now, mode) for bucket in buckets]
     return UsageSeries(
         start=start,
@@ -229,22 +230,29 @@ def get_series(
                 _name_group(group, group_by, names),
                 [
                     Point(bucket.start, value, is_cut)
-                    for bucket, is_cut, value in zip(
-                        buckets,
-                        partial,
-                        _list_values(
-                            metric,
-                            [windows[key][shown] for key in keys if windows],
-                            [member_windows[key][shown] for key in keys if member_windows],
-                            len(buckets),
-                        ),
-                        strict=True,
-                    )
+                    for bucket, is_cut, value in zip(buckets, partial, values, strict=True)
                 ],
             )
-            for group, keys in lines.items()
+            for group, values in lines.items()
         ],
     )
+
+
+def _list_lines(reading: Reading, windows: Windows, group_by: Sequence[str]) -> dict[Group, list[Decimal]]:
+    """Return one value per point for each group that has events; without groups there is always one line."""
+    if reading.counts_members:
+        # Every event that counts names a member, so the members alone know all lines.
+        counts = count_members(reading, windows, group_by)
+        lines = {group: list(map(Decimal, line)) for group, line in counts.items()}
+    else:
+        cells = reading.list_cells(windows.read, is_own_aggregate_only=True)
+        merged = {key: windows.merge(line) for key, line in cells.items()}
+        groups = group_lines(merged, group_by)
+        lines = {
+            group: _list_values(reading.selection.metric, [merged[key] for key in keys])
+            for group, keys in groups.items()
+        }
+    return lines or ({} if group_by else {(): [ZERO] * len(windows.buckets)})
 
 
 def _list_bounded_buckets(span: Span, granularity: Granularity, zone: ZoneInfo) -> list[Span]:
@@ -262,36 +270,6 @@ def _too_many_points(count: int) -> InvalidInput:
         f"The answer would have {count} points or more; at most {MAX_POINTS}. Shorten the range or widen the buckets.",
         "too_many_points",
     )
-
-
-def _reach(buckets: Sequence[Span], mode: Mode, zone: ZoneInfo) -> datetime:
-    """Return how far back the first point looks."""
-    first = buckets[0].start
-    if mode == Mode.MONTH_TO_DATE:
-        return calendar_period(first, cycle_day=1, zone=zone).start
-    if mode == Mode.ROLLING_30D:
-        # Day by day: where a zone changed sides of the date line, a date is missing.
-        for _ in range(ROLLING_DAYS - 1):
-            first = day_period(first - timedelta(microseconds=1), zone=zone).start
-    return first
-
-
-def _list_before(before: Span, mode: Mode, zone: ZoneInfo) -> list[Span]:
-    """Return the buckets to read before the first one shown: the month so far as one piece, other windows by day."""
-    if before.start == before.end:
-        return []
-    return [before] if mode == Mode.MONTH_TO_DATE else list(list_buckets(before, Granularity.DAY, zone))
-
-
-Window = TypeVar("Window", Cell, MemberCell)
-
-
-def _windows(line: Sequence[Window], mode: Mode, is_month_start: Sequence[bool]) -> Sequence[Window]:
-    if mode == Mode.MONTH_TO_DATE:
-        return running_merges(line, is_month_start)
-    if mode == Mode.ROLLING_30D:
-        return sliding_merges(line, ROLLING_DAYS)
-    return line
 
 
 def is_partial(bucket: Span, start: datetime, end: datetime, now: datetime, mode: Mode) -> bool:
@@ -319,20 +297,12 @@ def _value(metric: Metric, cells: Sequence[Cell], members: Iterable[BitMap]) -> 
     return _sum(map(_QUANTITIES[Aggregation(metric.aggregation)], cells))
 
 
-def _list_values(
-    metric: Metric, cells: Sequence[Sequence[Cell]], members: Sequence[Sequence[MemberCell]], count: int
-) -> list[Decimal]:
-    """Return what `_value` makes of each place of some lines, which share one time axis of `count` places."""
-    if metric.aggregation == Aggregation.COUNT_UNIQUE:
-        if len(members) == 1:
-            return [Decimal(len(cell.added)) for cell in members[0]]
-        at_place = zip(*members, strict=True) if members else repeat((), count)
-        return [_value(metric, (), (cell.added for cell in column)) for column in at_place]
+def _list_values(metric: Metric, lines: Sequence[Sequence[Cell]]) -> list[Decimal]:
+    """Return what `_value` makes of each place of some lines, which share one time axis."""
     quantity = _QUANTITIES[Aggregation(metric.aggregation)]
-    if len(cells) == 1:  # the usual case, and thousands of points
-        return [quantity(cell) or ZERO for cell in cells[0]]
-    columns = zip(*cells, strict=True) if cells else repeat((), count)
-    return [_sum(map(quantity, column)) for column in columns]
+    if len(lines) == 1:  # the usual case, and thousands of points
+        return [quantity(cell) or ZERO for cell in lines[0]]
+    return [_sum(map(quantity, column)) for column in zip(*lines, strict=True)]
 
 
 def _usage(metric: Metric, cells: Sequence[Cell], members: BitMap) -> Usage:
@@ -355,21 +325,6 @@ def _sum(values: Iterable[Decimal | None]) -> Decimal:
 
 
 # --- groups ---------------------------------------------------------------------------------------------------
-
-
-# The values of `group_by` in its order; a customer stands as its id.
-Group = tuple[str | int | None, ...]
-
-
-def _group_lines(cells: Mapping[LineKey, object], group_by: Sequence[str]) -> dict[Group, list[LineKey]]:
-    """Return the lines of each group; lines of several customers join unless the customer is a group key."""
-    groups: dict[Group, list[LineKey]] = {}
-    for key in cells:
-        customer_id, values = key
-        rest = iter(values)
-        group = tuple(customer_id if name == CUSTOMER else next(rest) for name in group_by)
-        groups.setdefault(group, []).append(key)
-    return groups
 
 
 def _customer_names(organization: Organization, groups: Iterable[Group], group_by: Sequence[str]) -> dict[int, str]:

@@ -138,6 +138,28 @@ ON CONFLICT (organization_id, series_id, width, bucket_start)
 DO UPDATE SET added = EXCLUDED.added, removed = EXCLUDED.removed
 """
 
+# The months of the written sets, each under a version that no other write of it has. In order, so that two
+# transactions cannot wait for each other. Reads use days alone, so hours do not matter.
+_MARK_MONTHS = """
+INSERT INTO metering_member_month (organization_id, metric_id, month, version)
+SELECT %(organization)s, written.metric_id, written.month, gen_random_uuid()
+FROM (
+    SELECT DISTINCT series.metric_id, date_trunc('month', stage.bucket_start, 'UTC') AS month
+    FROM member_set_stage AS stage
+    JOIN metering_series AS series ON series.organization_id = %(organization)s AND series.id = stage.series_id
+    WHERE stage.width = 'd'
+) AS written
+ORDER BY written.metric_id, written.month
+ON CONFLICT (organization_id, metric_id, month) DO UPDATE SET version = EXCLUDED.version
+"""
+
+_LIST_MONTH_VERSIONS = """
+SELECT month, version::text
+FROM metering_member_month
+WHERE organization_id = %s AND metric_id = %s
+ORDER BY month
+"""
+
 _SELECT_SET = """
 SELECT added, removed FROM metering_member_set
 WHERE organization_id = %(organization)s AND series_id = %(series)s AND width = %(width)s AND bucket_start = %(start)s
@@ -303,7 +325,7 @@ def list_last_operations(
 
 
 def upsert_sets(*, organization_id: int, rows: Sequence[MemberSetRow]) -> None:
-    """Store the sets, replacing what the buckets held."""
+    """Store the sets, replacing what the buckets held, and give the months of the days a new version."""
     if not rows:
         return
     with connection.cursor() as cursor:
@@ -313,6 +335,14 @@ def upsert_sets(*, organization_id: int, rows: Sequence[MemberSetRow]) -> None:
                 removed = dump_bitmap(row.removed) if row.removed else None
                 copy.write_row((row.series_id, row.width, row.bucket_start, dump_bitmap(row.added), removed))
         cursor.execute(_UPSERT, {"organization": organization_id})
+        cursor.execute(_MARK_MONTHS, {"organization": organization_id})
+
+
+def list_month_versions(*, metric: Metric) -> list[tuple[datetime, str]]:
+    """Return the starts of the UTC months in which the metric has sets, and the version that each has now."""
+    with connection.cursor() as cursor:
+        cursor.execute(_LIST_MONTH_VERSIONS, [metric.organization_id, metric.pk])
+        return cursor.fetchall()
 
 
 def load_bitmap(content: Any) -> BitMap:
