@@ -1,13 +1,12 @@
 """Reads of alerts. Usage numbers come from `metering.queries`."""
 
-from alerts.queries.crossings import list_alert_flags, list_crossings
+from alerts.queries.crossings import list_crossings
 from alerts.queries.included import find_included_quantity
 from alerts.queries.thresholds import get_threshold, list_thresholds
 
 __all__ = [
     "find_included_quantity",
     "get_threshold",
-    "list_alert_flags",
     "list_crossings",
     "list_thresholds",
 ]

@@ -5,8 +5,6 @@ from collections.abc import Collection
 from accounts.models import Organization
 from alerts.models import Crossing
 from common.models import TenantQuerySet
-from metering.domain import Span
-from metering.models import Metric
 
 
 def list_crossings(
@@ -32,12 +30,3 @@ def list_crossings(
     if metrics:
         crossings = crossings.filter(metric__code__in=metrics)
     return crossings.select_related("customer", "metric").order_by("offset")
-
-
-def list_alert_flags(*, metric: Metric, customer_id: int, span: Span) -> list[str]:
-    """Return the codes of the thresholds that the customer crossed in the metric's periods within the span."""
-    crossings = Crossing.objects.for_organization(metric.organization_id).filter(
-        metric=metric, customer_id=customer_id, period_start__gte=span.start, period_start__lt=span.end
-    )
-    periods_within = crossings.filter(period_end__lte=span.end)
-    return sorted(set(periods_within.values_list("threshold_code", flat=True)))

@@ -5,7 +5,7 @@ from config import env
 # Tasks that run with an organization's id after its usage changed (see `metering.services.wake`).
 USAGE_FOLLOWERS = ["alerts.evaluate_organization"]
 # Who tells which thresholds a customer crossed (see `metering.api.usage`).
-ALERT_FLAGS = "alerts.queries.list_alert_flags"
+ALERT_FLAGS = "alerts.sql.alert_flags.list_alert_flags"
 # Who tells how much of a metric a customer's plan includes (see `alerts.queries.included`); None: nobody yet.
 INCLUDED_QUANTITY: str | None = None
 # True: webhooks may go to private addresses and over plain HTTP, for installations that only talk to themselves.

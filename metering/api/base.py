@@ -12,6 +12,7 @@ from rest_framework.request import Request
 from accounts.access import Caller
 from accounts.api.base import CallerView
 from accounts.models import Customer
+from accounts.sql.known_customer import find_customer
 from common.api import StrictSerializer, read_query
 from common.errors import NotFound
 from metering import queries
@@ -70,12 +71,11 @@ def get_visible_customer(caller: Caller, external_id: str | None) -> Customer | 
     """Return the named customer; without a name all (None), or the one that the key is bound to."""
     if external_id is None and caller.customer_id is None:
         return None
-    customers = Customer.objects.for_organization(caller.organization)
-    if external_id is not None:
-        customers = customers.none() if "\x00" in external_id else customers.filter(external_id=external_id)
-    if caller.customer_id is not None:
-        customers = customers.filter(pk=caller.customer_id)
-    customer = next(iter(customers), None)  # both conditions are unique
+    customer = None
+    if external_id is None or "\x00" not in external_id:
+        customer = find_customer(
+            organization=caller.organization, external_id=external_id, customer_id=caller.customer_id
+        )
     if customer is None:
         raise NotFound("There is no such customer.")
     return customer
