@@ -6,6 +6,7 @@ added them. Only the way in is shorter. Keys ascend, unlike those of the ingest 
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -42,7 +43,7 @@ INSERT INTO metering_event (
     has_own_time, operation, value, member, properties
 )
 SELECT %(organization)s,
-       'history-' || lpad(number::text, 10, '0'),
+       %(type)s || '-' || lpad(number::text, 10, '0'),
        ((%(batches)s::bigint[])[1 + (number - %(first)s) / %(size)s] << 13) + mod(number, %(size)s),
        %(feed)s,
        (%(customers)s::bigint[])[1 + mod(number * 7919 >> 3, cardinality(%(customers)s::bigint[]))],
@@ -51,21 +52,28 @@ SELECT %(organization)s,
        TRUE,
        0,
        {value},
-       {member},
+       NULL,
        (%(properties)s::jsonb[])[1 + mod(number * 104729 >> 5, cardinality(%(properties)s::jsonb[]))]
+           || {own_properties}
 FROM generate_series(%(first)s::bigint, %(first)s + %(count)s - 1) AS number
 """
 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """So many events of one metric over the year that ends at `now`. `value` and `member` are SQL over `number`."""
+    """So many events of one metric over the year that ends at `now`.
+
+    `value`, and the properties that each event has of its own, are SQL over `number`; `properties` go round.
+    """
 
     tenant: Tenant
     event_count: int
     now: datetime
     value: LiteralString = "mod(number * 7919, 100000)::numeric / 100"
-    member: LiteralString = "NULL"
+    own_properties: LiteralString = "'{}'::jsonb"
+    properties: Sequence[str] = tuple(
+        f'{{"provider":"{provider}","region":"{region}"}}' for provider in PROVIDERS for region in REGIONS
+    )
 
     @property
     def start(self) -> datetime:
@@ -75,7 +83,8 @@ class History:
 def write_history(history: History) -> Measurement:
     """Write the history piece by piece, each rolled up while the next is written; return how fast that was."""
     started = time.perf_counter()
-    piece = history.event_count // PIECES
+    piece = math.ceil(history.event_count / PIECES / BATCH_EVENTS) * BATCH_EVENTS
+    assert history.event_count % piece == 0  # every batch is full
     with ThreadPoolExecutor(max_workers=1) as worker:
         rollups: deque[Future[None]] = deque()
         for first in range(0, history.event_count, piece):
@@ -103,24 +112,21 @@ def _write_piece(history: History, first: int, count: int) -> None:
     names: dict[str, Any] = {
         "organization": tenant.organization.pk,
         "feed": tenant.feed_id,
-        "size": min(BATCH_EVENTS, count),
+        "size": BATCH_EVENTS,
         "first": first,
         "count": count,
         "now": history.now,
         "start": history.start,
         "step": YEAR / history.event_count,
         "customers": list(tenant.customer_ids.values()),
-        "properties": _list_properties(),
+        "properties": list(history.properties),
+        "type": tenant.metric.event_type,
     }
-    statement: Composable = SQL(_EVENTS).format(value=SQL(history.value), member=SQL(history.member))
+    statement: Composable = SQL(_EVENTS).format(value=SQL(history.value), own_properties=SQL(history.own_properties))
     with connection.cursor() as cursor:
         cursor.execute(_BATCHES, names)
         batch_ids = [row[0] for row in cursor.fetchall()]
         cursor.execute(statement, {**names, "batches": batch_ids})
-
-
-def _list_properties() -> Sequence[str]:
-    return [f'{{"provider":"{provider}","region":"{region}"}}' for provider in PROVIDERS for region in REGIONS]
 
 
 def _roll_up(history: History) -> None:

@@ -78,12 +78,12 @@ def measure_reads(
     for read in reads:
         paths = cycle(read.paths)
         for path in islice(paths, WARM_UP):
-            _get(http, path)
+            fetch(http, path)
         timings = []
         deadline = time.perf_counter() + seconds
         for path in islice(paths, repeats):
             started = time.perf_counter()
-            _get(http, path)
+            fetch(http, path)
             timings.append((time.perf_counter() - started) * 1000)
             if time.perf_counter() > deadline:
                 break
@@ -116,7 +116,7 @@ def check_against_raw(installation: Installation, history: History) -> None:
 
 def fetch_value(installation: Installation, history: History, path: str) -> Decimal:
     http = Connection(installation.port, history.tenant.api_key)
-    value = Decimal(msgspec.json.decode(_get(http, path), type=_Value).value)
+    value = Decimal(msgspec.json.decode(fetch(http, path), type=_Value).value)
     http.close()
     return value
 
@@ -125,7 +125,7 @@ class _Value(msgspec.Struct):
     value: str
 
 
-def _get(http: Connection, path: str) -> bytes:
+def fetch(http: Connection, path: str) -> bytes:
     status, body = http.get(path)
     if status != 200:
         raise LoadFailed(f"{path}: status {status}: {body[:500].decode(errors='replace')}")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from benchmarks import alerts, distinct, ingest, reads
+from benchmarks import alerts, ingest, reads, reports
 from benchmarks.ceiling import measure_ceiling
 from benchmarks.history import History, write_history
 from benchmarks.installation import Installation
@@ -16,6 +16,7 @@ from benchmarks.memory import MemoryWatch
 from benchmarks.report import Results
 from benchmarks.tenant import Tenant, create_tenant, empty_hot_tables
 from benchmarks.together import measure_together
+from usage_reports.launchdarkly.endpoints import ENDPOINTS
 
 # The issue's promises. A share is of the staged-COPY ceiling, measured in the same run.
 INGEST_SHARE = 0.5
@@ -29,6 +30,11 @@ ALERT_SAMPLES = 200
 # Of the ingest without open streams, with a thousand.
 STREAMS_SHARE = 0.8
 
+# A year by day in three groupings, of every endpoint.
+REPORT_P50_MS, REPORT_P99_MS = 100.0, 400.0
+# Of the first answer, from a tenth of the members.
+REPORT_GROWTH = 3.0
+
 CEILING = "staged COPY, 1 connection"
 
 
@@ -37,15 +43,16 @@ class Scale:
     """How much of everything: seconds per run, events of the two histories, members."""
 
     ceiling_batches: int = 250
-    ingest_seconds: float = 5.0
+    ingest_seconds: float = 4.0
     together_seconds: float = 60.0
-    alert_seconds: float = 30.0
-    streams_seconds: float = 5.0
+    alert_seconds: float = 25.0
+    streams_seconds: float = 4.0
     small_history: int = 1_000_000
     large_history: int = 10_000_000
     member_count: int = 1_000_000
     read_repeats: int = 200
-    read_seconds: float = 3.0
+    read_seconds: float = 2.0
+    report_seconds: float = 1.0
 
 
 FULL = Scale()
@@ -57,9 +64,10 @@ QUICK = Scale(
     streams_seconds=2.0,
     small_history=100_000,
     large_history=1_000_000,
-    member_count=100_000,
+    member_count=200_000,
     read_repeats=50,
     read_seconds=1.0,
+    report_seconds=0.5,
 )
 
 
@@ -79,10 +87,12 @@ def measure(installation: Installation, parts: frozenset[str], *, is_quick: bool
         _measure_writes(installation, parts, scale, results)
     if "alerts" in parts:
         _measure_alerts(installation, scale, results)
+    if parts & {"reads", "reports"}:
+        empty_hot_tables()
     if "reads" in parts:
         _measure_reads(installation, scale, results, now)
-    if "distinct" in parts:
-        _measure_distinct(installation, scale, results, now)
+    if "reports" in parts:
+        _measure_reports(installation, scale, results, now)
     for line in watch.stop():
         results.add(line)
     results.seconds = round(time.monotonic() - started, 1)
@@ -134,7 +144,6 @@ def _measure_alerts(installation: Installation, scale: Scale, results: Results) 
 
 def _measure_reads(installation: Installation, scale: Scale, results: Results, now: datetime) -> None:
     """Read a small history, then a larger one beside it: the smaller has every advantage."""
-    empty_hot_tables()
     small, large = (f"reads at {count:,} events" for count in (scale.small_history, scale.large_history))
     for part, event_count in ((small, scale.small_history), (large, scale.large_history)):
         history = History(create_tenant(part), event_count, now)
@@ -151,13 +160,34 @@ def _measure_reads(installation: Installation, scale: Scale, results: Results, n
         results.require(f"{name}: {large[9:]} to {small[9:]}", factor, at_most=GROWTH_FACTOR)
 
 
-def _measure_distinct(installation: Installation, scale: Scale, results: Results, now: datetime) -> None:
-    empty_hot_tables()
-    history = distinct.plan_history(member_count=scale.member_count, now=now)
-    results.add(write_history(history))
-    with installation.running("web"):
-        _read(installation, history, distinct.list_reads(now), "distinct", scale, results)
-        distinct.check_against_raw(installation, history)
+def _measure_reports(installation: Installation, scale: Scale, results: Results, now: datetime) -> None:
+    """Ask for reports over few members, then over ten times as many, beside whatever history is there already."""
+    few, many = (f"reports over {count:,} members" for count in (scale.member_count // 10, scale.member_count))
+    for part, member_count in ((few, scale.member_count // 10), (many, scale.member_count)):
+        tenant = create_tenant(part)
+        contexts, *others = reports.list_histories(tenant, member_count=member_count, now=now)
+        results.add(write_history(contexts))
+        endpoints = reports.list_distinct_endpoints()
+        if part == many:
+            for history in others:
+                write_history(history)
+            endpoints = list(ENDPOINTS)
+        with installation.running("web"):
+            if part == many:
+                _read(installation, contexts, reports.list_distinct_reads(now), "distinct", scale, results)
+                reports.check_against_raw(installation, contexts)
+            for line in reports.measure_endpoints(
+                installation, tenant, endpoints, part=part, now=now, seconds=scale.report_seconds
+            ):
+                results.add(line)
+    of_many = [line.figures for line in results.measurements if line.part == many]
+    results.require("slowest report, p50, ms", max(row["p50 ms"] for row in of_many), at_most=REPORT_P50_MS)
+    results.require("slowest report, p99, ms", max(row["p99 ms"] for row in of_many), at_most=REPORT_P99_MS)
+    for endpoint in reports.list_distinct_endpoints():
+        before, after = (results.find(part, endpoint.path)[reports.FIRST] for part in (few, many))
+        results.require(
+            f"{endpoint.path}, asked first: ten times the members", float(after) / float(before), at_most=REPORT_GROWTH
+        )
 
 
 def _read(

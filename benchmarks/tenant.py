@@ -27,6 +27,7 @@ HOT_TABLES = (
     "metering_rollup_day",
     "metering_member",
     "metering_member_set",
+    "metering_member_month",
 )
 LOOK_SECONDS = 0.02
 

@@ -13,6 +13,7 @@ from metering.queries.usage import (
     get_usage,
     list_breakdown,
     list_customer_values,
+    list_groups,
 )
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "list_breakdown",
     "list_customer_values",
     "list_events",
+    "list_groups",
     "list_inbox",
     "period_of_month",
     "previous_period",

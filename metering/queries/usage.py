@@ -184,6 +184,27 @@ def list_customer_values(
     return values
 
 
+def list_groups(
+    *,
+    organization: Organization,
+    metric: Metric,
+    start: datetime,
+    end: datetime,
+    group_by: Sequence[str],
+    customer_id: int | None = None,
+    filters: Filters | None = None,
+) -> list[dict[str, str | None]]:
+    """Return the groups that have events in `[start, end)`, in no order: the keys of a breakdown without its numbers.
+
+    Cheaper than a breakdown where members count, because no member is read.
+    """
+    reading = Reading.prepare(organization, metric, customer_id, filters, group_by, None)
+    cells = reading.list_cells([Span(start, end)], is_own_aggregate_only=True)
+    groups = group_lines(cells, group_by)
+    names = _customer_names(organization, groups, group_by)
+    return [_name_group(group, group_by, names) for group in groups]
+
+
 def get_series(
     *,
     organization: Organization,

@@ -159,6 +159,9 @@ class Play:
                 assert len(found) == len(rows)
                 assert found == self._true_breakdown(question)
                 assert [row.usage.value for row in rows] == sorted((row.usage.value for row in rows), reverse=True)
+                if names.pop("as_of") is None:
+                    groups = queries.list_groups(group_by=question.group_by, **names)
+                    assert sorted(map(repr, groups)) == sorted(repr(row.group) for row in rows)
             case _:
                 series = queries.get_series(
                     granularity=Granularity(question.granularity),

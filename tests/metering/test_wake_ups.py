@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import current_app
 from celery.exceptions import Retry
 from django.conf import settings
 from django.db import connection
@@ -25,10 +28,11 @@ from metering.services import rollup
 from metering.services.ingest import ingest_events, validate_events
 from metering.services.metrics import create_metric
 from metering.services.queue import STREAM
-from metering.services.rollup import RollupBusy, roll_up_organization
+from metering.services.rollup import RollupBusy, roll_up_in_turn, roll_up_organization
 from metering.services.voids import void_event
-from metering.services.wake import ROLL_UP_TASK, clear_follower_mark
+from metering.services.wake import ROLL_UP_TASK, Turn, clear_follower_mark, wake_followers
 from metering.sql.roll_up import ROLLUP_LOCK
+from tests.scenarios.racing import race
 
 QUEUE = "celery"  # Celery's list of waiting tasks
 
@@ -36,9 +40,10 @@ QUEUE = "celery"  # Celery's list of waiting tasks
 @pytest.fixture
 def meters(org: Organization) -> Iterator[Organization]:
     create_metric(organization=org, definition=MetricDefinition("requests", Aggregation.COUNT), actor="test")
-    redis_client().delete(QUEUE, mark(org))
+    keys = (QUEUE, mark(org), f"turn:{ROLL_UP_TASK}:{org.pk}")
+    redis_client().delete(*keys)
     yield org
-    redis_client().delete(QUEUE, mark(org))
+    redis_client().delete(*keys)
 
 
 def mark(org: Organization) -> str:
@@ -84,6 +89,23 @@ class TestMark:
         send(meters, now, "b")
 
         assert count_published() == 2
+
+    def test_commit_between_the_look_and_the_clearing_is_seen(
+        self, meters: Organization, now: datetime, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It publishes nothing, for the mark is still set."""
+        send(meters, now, "a")
+        clear = rollup.clear_rollup_mark
+
+        def send_and_clear(*, organization_id: int) -> None:
+            race([partial(send, meters, now, "b")])
+            clear(organization_id=organization_id)
+            monkeypatch.setattr(rollup, "clear_rollup_mark", clear)
+
+        monkeypatch.setattr(rollup, "clear_rollup_mark", send_and_clear)
+        roll_up_organization(organization_id=meters.pk, now=now)
+
+        assert (count_published(), count_pending(meters)) == (1, 0)
 
     def test_changed_usage_wakes_its_followers_once_until_they_look(self, meters: Organization, now: datetime) -> None:
         [follower] = settings.USAGE_FOLLOWERS
@@ -160,7 +182,119 @@ class TestChunks:
 
 
 @pytest.mark.django_db(transaction=True)
+class TestTurns:
+    @pytest.fixture
+    def turn(self, meters: Organization) -> Turn:
+        """The turn as another worker has it."""
+        return Turn(task=ROLL_UP_TASK, organization_id=meters.pk)
+
+    def test_who_finds_the_turn_taken_leaves_the_work_and_the_mark(
+        self, meters: Organization, now: datetime, turn: Turn
+    ) -> None:
+        send(meters, now, "a")
+        assert turn.take()
+        tasks.roll_up_organization_task.apply(args=(meters.pk,))
+        send(meters, now, "b")
+
+        assert (count_pending(meters), count_published()) == (2, 1)  # nobody waits, nobody is woken once more
+
+    def test_what_comes_while_one_is_at_work_is_its_own_to_do(self, meters: Organization, now: datetime) -> None:
+        """Commits wake nobody as long as there is something to do, and the worker takes all of it."""
+        send(meters, now, "first")
+        keys = ["a", "b", "c"]
+
+        def send_one_more(*, organization_id: int) -> None:
+            if keys:
+                send(meters, now, keys.pop())
+
+        rolled = roll_up_in_turn(organization_id=meters.pk, now=now, max_chunks=10, tell_followers=send_one_more)
+
+        assert (rolled.is_unfinished, count_pending(meters), count_published()) == (False, 0, 1)
+
+    def test_commit_between_the_last_look_and_the_end_is_not_left(
+        self, meters: Organization, now: datetime, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its task finds the turn still taken, and leaves."""
+        send(meters, now, "a")
+        give_back, keys = Turn.give_back, ["b"]
+
+        def send_and_give_back(turn: Turn) -> None:
+            if keys:
+                send(meters, now, keys.pop())
+                tasks.roll_up_organization_task.apply(args=(meters.pk,))
+                assert count_pending(meters) == 1
+            give_back(turn)
+
+        monkeypatch.setattr(Turn, "give_back", send_and_give_back)
+        roll_up_in_turn(organization_id=meters.pk, now=now, max_chunks=10, tell_followers=wake_followers)
+
+        assert count_pending(meters) == 0
+
+    def test_turn_is_given_back_when_the_lock_is_taken(self, meters: Organization, now: datetime, turn: Turn) -> None:
+        roll_up = partial(roll_up_in_turn, organization_id=meters.pk, now=now, max_chunks=10)
+        with rollups_locked(meters), pytest.raises(RollupBusy):
+            roll_up(tell_followers=wake_followers)
+
+        assert turn.take()
+
+    def test_one_that_is_lost_is_free_again_after_a_while(
+        self, meters: Organization, now: datetime, turn: Turn, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("metering.services.wake.TURN_SECONDS", 0.05)
+        assert Turn(task=ROLL_UP_TASK, organization_id=meters.pk).take()
+
+        deadline = time.monotonic() + 10
+        while not turn.take():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def test_without_redis_it_is_everybodys(self, meters: Organization, settings: Settings, tmp_path: Path) -> None:
+        settings.REDIS_URL = f"unix://{tmp_path}/nobody.sock"
+        redis_client.cache_clear()
+        try:
+            turns = [Turn(task=ROLL_UP_TASK, organization_id=meters.pk) for _ in range(2)]
+            assert all(turn.take() for turn in turns)
+            for turn in turns:
+                turn.keep()
+                turn.give_back()
+        finally:
+            redis_client.cache_clear()
+
+
+@pytest.mark.django_db(transaction=True)
 class TestTasks:
+    def test_the_worker_runs_what_follows_itself(
+        self, meters: Organization, now: datetime, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        [follower] = settings.USAGE_FOLLOWERS
+        followed: list[tuple[int, int]] = []
+        monkeypatch.setitem(current_app.tasks, follower, lambda pk: followed.append((pk, count_pending(meters))))
+        monkeypatch.setattr(rollup, "MAX_CHUNK_BATCHES", 1)
+        clear_follower_mark(task=follower, organization_id=meters.pk)
+        send(meters, now, "a", "b")
+
+        tasks.roll_up_organization_task.apply(args=(meters.pk,))
+
+        assert followed == [(meters.pk, 1), (meters.pk, 0)]  # after each chunk, and after its commit
+        assert count_published(follower) == 0
+
+    def test_follower_that_fails_is_published_and_stops_no_rollup(
+        self, meters: Organization, now: datetime, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        [follower] = settings.USAGE_FOLLOWERS
+
+        def fail(organization_id: int) -> None:
+            raise ZeroDivisionError
+
+        monkeypatch.setitem(current_app.tasks, follower, fail)
+        monkeypatch.setattr(rollup, "MAX_CHUNK_BATCHES", 1)
+        clear_follower_mark(task=follower, organization_id=meters.pk)
+        send(meters, now, "a", "b")
+
+        tasks.roll_up_organization_task.apply(args=(meters.pk,))
+
+        assert (count_pending(meters), count_published(follower)) == (0, 1)
+
     def test_sweep_finds_batches_that_nobody_was_woken_for(self, meters: Organization, now: datetime) -> None:
         send(meters, now, "a")
         redis_client().delete(QUEUE, STREAM)  # what other tests left in the queue would be swept as well
