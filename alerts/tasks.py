@@ -8,13 +8,13 @@ from accounts.models import Membership, Organization
 from alerts.queries.due import list_organizations_to_evaluate
 from alerts.services.deliveries import prune_deliveries
 from alerts.services.emails import mail_sample, send_due_mails
-from alerts.services.evaluation import EVALUATE_TASK, EvaluationBusy, evaluate_organization
+from alerts.services.evaluation import EVALUATE_TASK, EvaluationBusy, evaluate_in_turn
 from alerts.services.reservations import prune_reservations
 from alerts.services.silence import check_silence
 
 logger = structlog.get_logger(__name__)
 
-# An evaluation that finds another at work comes back soon: the other may have looked before the newest change.
+# An evaluation that finds its lock taken, by a look for silence, or that lost a race comes back soon.
 BUSY_RETRY_SECONDS = 0.1
 MAX_BUSY_RETRIES = 50
 MAX_STEPS_PER_TASK = 10
@@ -23,9 +23,7 @@ MAX_STEPS_PER_TASK = 10
 @shared_task(name=EVALUATE_TASK, bind=True, max_retries=MAX_BUSY_RETRIES)
 def evaluate_organization_task(self: Task, organization_id: int) -> None:
     try:
-        evaluated = evaluate_organization(
-            organization_id=organization_id, now=timezone.now(), max_steps=MAX_STEPS_PER_TASK
-        )
+        evaluated = evaluate_in_turn(organization_id=organization_id, now=timezone.now(), max_steps=MAX_STEPS_PER_TASK)
     except EvaluationBusy as busy:
         if self.request.retries == MAX_BUSY_RETRIES:
             return  # the next sweep looks after it

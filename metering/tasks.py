@@ -1,7 +1,8 @@
 """Celery's way into metering: ids in, one service call each. All are idempotent and safe to run late or twice."""
 
 import structlog
-from celery import Task, shared_task
+from celery import Task, current_app, shared_task
+from django.conf import settings
 from django.utils import timezone
 from redis.exceptions import LockError
 
@@ -9,12 +10,12 @@ from accounts.models import Organization
 from metering.models import BatchState, IngestBatch
 from metering.services.queue import count_waiting, drain_queue
 from metering.services.retention import prune_organization
-from metering.services.rollup import RollupBusy, roll_up_organization
-from metering.services.wake import DRAIN_TASK, ROLL_UP_TASK
+from metering.services.rollup import RollupBusy, roll_up_in_turn
+from metering.services.wake import DRAIN_TASK, ROLL_UP_TASK, wake_followers
 
 logger = structlog.get_logger(__name__)
 
-# A rollup that finds the lock taken comes back soon; the sweep would too, but later.
+# A rollup that finds the lock taken, by a void or a rebuild, comes back soon; the sweep would too, but later.
 BUSY_RETRY_SECONDS = 0.2
 MAX_BUSY_RETRIES = 25
 # After so many chunks a busy organization goes to the end of the queue, so that a few of them cannot keep all of the
@@ -25,8 +26,11 @@ MAX_CHUNKS_PER_TASK = 10
 @shared_task(name=ROLL_UP_TASK, bind=True, max_retries=MAX_BUSY_RETRIES)
 def roll_up_organization_task(self: Task, organization_id: int, is_swept: bool = False) -> None:
     try:
-        rolled = roll_up_organization(
-            organization_id=organization_id, now=timezone.now(), max_chunks=MAX_CHUNKS_PER_TASK
+        rolled = roll_up_in_turn(
+            organization_id=organization_id,
+            now=timezone.now(),
+            max_chunks=MAX_CHUNKS_PER_TASK,
+            tell_followers=run_followers,
         )
     except RollupBusy as busy:
         if is_swept or self.request.retries == MAX_BUSY_RETRIES:
@@ -36,6 +40,18 @@ def roll_up_organization_task(self: Task, organization_id: int, is_swept: bool =
         roll_up_organization_task.delay(organization_id)
     if rolled.batches:
         logger.debug("rolled_up", organization=organization_id, batches=rolled.batches, events=rolled.events)
+
+
+def run_followers(*, organization_id: int) -> None:
+    """Run the tasks that follow changed usage here and now: as messages they would wait for a thread, and run beside
+    the next chunk, which takes both of them longer. One that fails is published, for another try and its own log.
+    """
+    for name in settings.USAGE_FOLLOWERS:
+        try:
+            current_app.tasks[name](organization_id)
+        except Exception as error:
+            logger.warning("follower_put_off", task=name, organization=organization_id, reason=repr(error))
+            wake_followers(organization_id=organization_id)
 
 
 @shared_task(name="metering.sweep_pending_batches")

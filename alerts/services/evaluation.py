@@ -25,13 +25,13 @@ from accounts.models import Customer, Organization
 from alerts.domain import ThresholdKind
 from alerts.models import Crossing, Threshold, ThresholdState
 from alerts.services.judging import Target, judge_target, read_targets
-from alerts.services.log import append_crossings, ensure_log
+from alerts.services.log import append_crossings
 from alerts.services.quotas import leave_out_overruled
 from alerts.services.thresholds import declare_metric_thresholds
 from metering import queries
 from metering.domain import Span
 from metering.models import Metric, Series
-from metering.services.wake import clear_follower_mark
+from metering.services.wake import Turn, ask_follower, clear_follower_mark, is_follower_asked
 from metering.sql.changes import ChangedUsage, claim_changes
 
 logger = structlog.get_logger(__name__)
@@ -63,7 +63,8 @@ class _Changes:
     """The claimed changes, by metric and customer."""
 
     spans: dict[tuple[int, int], Span] = field(default_factory=dict)
-    voided: set[tuple[int, int]] = field(default_factory=set)
+    # When the voided events happened.
+    voided: dict[tuple[int, int], set[datetime]] = field(default_factory=lambda: defaultdict(set))
 
     @classmethod
     def collect(cls, rows: Iterable[ChangedUsage]) -> _Changes:
@@ -76,8 +77,30 @@ class _Changes:
                     max(row.latest, earlier.end) if earlier else row.latest,
                 )
                 if row.is_void:
-                    changes.voided.add(key)
+                    changes.voided[key].add(row.earliest)
         return changes
+
+
+def evaluate_in_turn(*, organization_id: int, now: datetime, max_steps: int) -> Evaluated:
+    """Evaluate like `evaluate_organization`, unless another worker is at it: that one then looks once more."""
+    turn = Turn(task=EVALUATE_TASK, organization_id=organization_id)
+    evaluated = Evaluated()
+    while _take_or_ask(turn, organization_id):
+        try:
+            evaluated = evaluate_organization(organization_id=organization_id, now=now, max_steps=max_steps)
+        finally:
+            turn.give_back()
+        if evaluated.is_unfinished or not is_follower_asked(task=EVALUATE_TASK, organization_id=organization_id):
+            break
+    return evaluated
+
+
+def _take_or_ask(turn: Turn, organization_id: int) -> bool:
+    """Take the turn, or have its holder look again: who gives it back between our two tries leaves it to us."""
+    if turn.take():
+        return True
+    ask_follower(task=EVALUATE_TASK, organization_id=organization_id)
+    return turn.take()
 
 
 def evaluate_organization(*, organization_id: int, now: datetime, max_steps: int | None = None) -> Evaluated:
@@ -92,8 +115,9 @@ def evaluate_organization(*, organization_id: int, now: datetime, max_steps: int
 
 def _evaluate_step(organization_id: int, now: datetime, evaluated: Evaluated) -> bool:
     """Look at some of the changes; return whether more may wait."""
+    # Before the snapshot: what is committed after it must publish anew.
+    clear_follower_mark(task=EVALUATE_TASK, organization_id=organization_id)
     with one_instant(organization_id):
-        clear_follower_mark(task=EVALUATE_TASK, organization_id=organization_id)
         organization = Organization.objects.filter(pk=organization_id).first()
         rows = claim_changes(organization_id=organization_id, limit=MAX_CHANGES)
         if organization is None:
@@ -128,10 +152,11 @@ def one_instant(organization_id: int) -> Iterator[None]:
 
 
 def evaluate_targets(*, organization: Organization, targets: Sequence[Target], now: datetime) -> int:
-    """Judge each target, write its state and what it crossed; return how many crossings. Inside `one_instant`."""
+    """Judge each target, write its state and what it crossed; return how many crossings. Inside `one_instant`, with a
+    log (`declare_metric_thresholds` begins it).
+    """
     if not targets:
         return 0
-    ensure_log(organization)
     states = _load_states(organization, targets)
     crossings: list[Crossing] = []
     written: list[ThresholdState] = []
@@ -195,7 +220,7 @@ def _list_targets(organization: Organization, changes: _Changes, now: datetime) 
             wanted[key] = [*(one for one in wanted[key] if one.pk != threshold.pk), threshold]
     customers = Customer.objects.for_organization(organization).in_bulk({customer_id for _, customer_id in wanted})
     targets = [
-        Target(threshold, customers[customer_id], period, has_void=(metric_id, customer_id) in changes.voided)
+        Target(threshold, customers[customer_id], period, frozenset(changes.voided.get((metric_id, customer_id), ())))
         for (metric_id, customer_id), several in sorted(wanted.items())
         if customer_id in customers
         for threshold in several

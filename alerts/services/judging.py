@@ -11,18 +11,16 @@ from decimal import Decimal
 import structlog
 
 from accounts.models import Customer, Organization
-from alerts.domain import ThresholdKind, judge, project
+from alerts.domain import Fall, ThresholdKind, judge, project
 from alerts.models import Crossing, Threshold, ThresholdState
+from alerts.queries.falls import list_falls
 from alerts.queries.included import find_included_quantity
+from alerts.queries.period_usage import list_period_values
 from common.errors import InvalidInput
 from common.numbers import WIDE
-from metering import queries
 from metering.domain import Span
 
 logger = structlog.get_logger(__name__)
-
-# From so many customers on, one breakdown over all of them is cheaper than a read for each.
-MANY_CUSTOMERS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +30,8 @@ class Target:
     threshold: Threshold
     customer: Customer
     period: Span
-    # A void is among the changes: what was told may be taken back.
-    has_void: bool = False
+    # When the events happened that were voided since: what was told may be taken back.
+    voided: frozenset[datetime] = frozenset()
 
     @property
     def key(self) -> tuple[int, int, datetime]:
@@ -77,6 +75,7 @@ def percent_of(quantity: Decimal, percent: Decimal) -> Decimal:
 
 def judge_target(target: Target, reading: Reading, state: ThresholdState, now: datetime) -> list[Crossing]:
     """Return what the target crosses now, and note in the state what was seen."""
+    falls = _list_falls(target, reading, state)
     state.level = reading.level
     state.evaluated_at = now
     if reading.value is None:
@@ -91,7 +90,8 @@ def judge_target(target: Target, reading: Reading, state: ThresholdState, now: d
         current=reading.value,
         fired=state.fired,
         arming=state.arming,
-        has_void=target.has_void,
+        has_void=bool(target.voided),
+        falls=falls,
     )
     state.fired, state.arming = judgement.fired, judgement.arming
     if judgement.skipped:
@@ -116,10 +116,25 @@ def judge_target(target: Target, reading: Reading, state: ThresholdState, now: d
     ]
 
 
-def _read_values(organization: Organization, targets: Sequence[Target]) -> dict[tuple[int, int, datetime], Decimal]:
-    """Return the usage of every target that can be read: one query per customer, or one over all where they are many.
+def _list_falls(target: Target, reading: Reading, state: ThresholdState) -> Sequence[Fall]:
+    """Return what voids did, where the value alone does not tell: it is as high as what was told, or higher."""
+    if not target.voided or not state.fired or target.threshold.kind == ThresholdKind.PROJECTED:
+        return ()
+    if reading.value is None or reading.level is None or reading.value < reading.level:
+        return ()
+    return list_falls(
+        threshold=target.threshold,
+        customer=target.customer,
+        period=target.period,
+        voided=target.voided,
+        since=state.evaluated_at,
+    )
 
-    Thresholds on the same metric, period and filters share a read.
+
+def _read_values(organization: Organization, targets: Sequence[Target]) -> dict[tuple[int, int, datetime], Decimal]:
+    """Return the usage of every target that can be read.
+
+    Targets of the same metric, period and filters share a read, whoever their customers are.
     """
     alike: dict[tuple[int, str, Span], list[Target]] = defaultdict(list)
     for target in targets:
@@ -127,40 +142,26 @@ def _read_values(organization: Organization, targets: Sequence[Target]) -> dict[
     values: dict[tuple[int, int, datetime], Decimal] = {}
     for group in alike.values():
         try:
-            usage = _read_alike(organization, group)
+            values.update(_read_alike(organization, group))
         except InvalidInput as error:
-            # A dimension that is gone, or a period that cuts an hour whose raw events are gone.
+            # A dimension that is gone, or members whose raw events are.
             logger.warning("threshold_unreadable", threshold=group[0].threshold.pk, reason=error.message)
-            continue
-        values.update((target.key, usage.get(target.customer.external_id, Decimal(0))) for target in group)
     return values
 
 
-def _read_alike(organization: Organization, group: Sequence[Target]) -> dict[str | None, Decimal]:
+def _read_alike(
+    organization: Organization, group: Sequence[Target]
+) -> Iterator[tuple[tuple[int, int, datetime], Decimal]]:
     threshold, period = group[0].threshold, group[0].period
     _require_declared(threshold)
-    customers = {target.customer.pk: target.customer for target in group}
-    if len(customers) > MANY_CUSTOMERS:
-        rows = queries.list_breakdown(
-            organization=organization,
-            metric=threshold.metric,
-            start=period.start,
-            end=period.end,
-            group_by=["customer"],
-            filters=threshold.filters,
-        )
-        return {row.group["customer"]: row.usage.value for row in rows}
-    return {
-        customer.external_id: queries.get_usage(
-            organization=organization,
-            metric=threshold.metric,
-            start=period.start,
-            end=period.end,
-            customer_id=customer.pk,
-            filters=threshold.filters,
-        ).value
-        for customer in customers.values()
-    }
+    usage = list_period_values(
+        organization=organization,
+        metric=threshold.metric,
+        period=period,
+        customer_ids={target.customer.pk for target in group},
+        filters=threshold.filters,
+    )
+    return ((target.key, usage[target.customer.pk]) for target in group)
 
 
 def _require_declared(threshold: Threshold) -> None:

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import count
+from typing import Protocol
 
 from django.db import transaction
 
 from common.telemetry import ROLLUP_BATCHES, ROLLUP_EVENTS
 from metering.domain import DAY, floor_time
 from metering.models import Aggregation, Feed, Horizon, Metric
-from metering.services.wake import clear_rollup_mark, wake_followers
+from metering.services.wake import ROLL_UP_TASK, Turn, clear_rollup_mark, is_rollup_asked, wake_followers
 from metering.sql import changes, member_sets, roll_up
 
 # A chunk is large enough that the cost per statement vanishes and small enough that a read which waits for
@@ -41,7 +42,44 @@ class RolledUp:
     is_unfinished: bool = False
 
 
-def roll_up_organization(*, organization_id: int, now: datetime, max_chunks: int | None = None) -> RolledUp:
+class TellFollowers(Protocol):
+    """Tells the followers that the organization's usage has changed, after the change is committed."""
+
+    def __call__(self, *, organization_id: int) -> None: ...
+
+
+def roll_up_in_turn(*, organization_id: int, now: datetime, max_chunks: int, tell_followers: TellFollowers) -> RolledUp:
+    """Roll up like `roll_up_organization`, unless another worker is at it: that one then sees to what is left.
+
+    For the worker, which is woken again and again while events come: of its threads one is at an organization's
+    work, and no other waits for it.
+    """
+    turn = Turn(task=ROLL_UP_TASK, organization_id=organization_id)
+
+    def tell_and_keep(*, organization_id: int) -> None:
+        tell_followers(organization_id=organization_id)
+        turn.keep()
+
+    rolled = RolledUp()
+    while turn.take():
+        try:
+            rolled = roll_up_organization(
+                organization_id=organization_id, now=now, max_chunks=max_chunks, tell_followers=tell_and_keep
+            )
+        finally:
+            turn.give_back()
+        if rolled.is_unfinished or not is_rollup_asked(organization_id=organization_id):
+            break
+    return rolled
+
+
+def roll_up_organization(
+    *,
+    organization_id: int,
+    now: datetime,
+    max_chunks: int | None = None,
+    tell_followers: TellFollowers = wake_followers,
+) -> RolledUp:
     """Roll up chunk after chunk until nothing is pending. Raises `RollupBusy` if the lock is taken at the start.
 
     While events keep coming this may take for ever; a worker that has other organizations to serve says `max_chunks`.
@@ -55,6 +93,7 @@ def roll_up_organization(*, organization_id: int, now: datetime, max_chunks: int
             if not rolled.batches:
                 raise
             break
+        tell_followers(organization_id=organization_id)
     rolled.is_unfinished = True
     return rolled
 
@@ -64,12 +103,11 @@ def roll_up_chunk(*, organization_id: int, now: datetime, rolled: RolledUp) -> b
     """Add one chunk of pending batches; return whether more may wait."""
     if not roll_up.try_lock(organization_id=organization_id):
         raise RollupBusy
-    if not rolled.batches:
-        # Under the lock: whoever finds it taken leaves the mark, so that not every commit sends one more to wait.
+    batches = _claim_batches(organization_id)
+    if not batches:
+        # Under the lock, and not before there is nothing to do: until then no commit needs to wake anybody.
         clear_rollup_mark(organization_id=organization_id)
-    batches = roll_up.claim_batches(
-        organization_id=organization_id, max_batches=MAX_CHUNK_BATCHES, max_events=MAX_CHUNK_EVENTS
-    )
+        batches = _claim_batches(organization_id)
     if not batches:
         return False
     batch_ids = [batch.id for batch in batches]
@@ -87,7 +125,6 @@ def roll_up_chunk(*, organization_id: int, now: datetime, rolled: RolledUp) -> b
         if metric.aggregation == Aggregation.COUNT_UNIQUE:
             member_sets.add_batches(metric=metric, batch_ids=batch_ids, feed_ids=its_feeds, raw_from=raw_from)
     changes.record_stage(organization_id=organization_id)
-    wake_followers(organization_id=organization_id)
     roll_up.mark_rolled(organization_id=organization_id, batch_ids=batch_ids, now=now)
 
     events = sum(batch.event_count for batch in batches)
@@ -96,6 +133,12 @@ def roll_up_chunk(*, organization_id: int, now: datetime, rolled: RolledUp) -> b
     ROLLUP_BATCHES.inc(len(batches))
     ROLLUP_EVENTS.inc(events)
     return True
+
+
+def _claim_batches(organization_id: int) -> Sequence[roll_up.ClaimedBatch]:
+    return roll_up.claim_batches(
+        organization_id=organization_id, max_batches=MAX_CHUNK_BATCHES, max_events=MAX_CHUNK_EVENTS
+    )
 
 
 def ensure_horizon(*, organization_id: int, now: datetime) -> Horizon:

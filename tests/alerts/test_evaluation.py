@@ -13,14 +13,19 @@ import pytest
 from django.db import transaction
 
 from alerts.models import Crossing, ThresholdState
+from alerts.queries import falls
 from alerts.services import evaluation
-from alerts.services.evaluation import EvaluationBusy, evaluate_organization
+from alerts.services.evaluation import EVALUATE_TASK, EvaluationBusy, evaluate_in_turn, evaluate_organization
+from common.redis import redis_client
 from metering.models import UsageChange
 from metering.services.metrics import update_metric
 from metering.services.rollup import RollupBusy
+from metering.services.wake import Turn, clear_follower_mark, is_follower_asked
 from tests.alerts.watch import Told, Watch
 from tests.metering.meter import utc
 from tests.scenarios.racing import race
+
+SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
 
 
 def count_changes() -> int:
@@ -71,7 +76,6 @@ class TestFiring:
         assert watch.told() == [Told("ann", "cap", Decimal(10), Decimal(12))]
 
     def test_many_customers_at_once(self, watch: Watch) -> None:
-        """More than are read one by one."""
         watch.define("m", "sum")
         watch.threshold("m", "cap", 5)
 
@@ -201,6 +205,77 @@ class TestVoids:
 
         assert [told.value for told in watch.told()] == [Decimal(10), Decimal(12)]
 
+    @pytest.mark.parametrize(
+        ("kept", "voided", "later", "told"),
+        [
+            pytest.param(0, 10, 12, [10, 12], id="back above"),
+            pytest.param(9, 1, 1, [10, 10], id="back where it was"),
+            pytest.param(10, 5, 5, [15], id="never below"),
+            pytest.param(0, 10, 9, [10], id="still below"),
+        ],
+    )
+    @pytest.mark.parametrize("aggregation", ["sum", "max"])
+    def test_a_void_and_new_usage_that_are_seen_together(
+        self, watch: Watch, aggregation: str, kept: int, voided: int, later: int, told: list[int]
+    ) -> None:
+        """What the void did is told, though no evaluation came in between."""
+        watch.define("m", aggregation)
+        watch.threshold("m", "cap", 10)
+        if aggregation == "max":  # the same story, of peaks
+            voided, later = kept + voided, kept + later
+        for key, value in (("kept", kept), ("voided", voided)):
+            watch.send_all({"customer": "ann", "type": "m", "value": value, "idempotency_key": key})
+        watch.evaluate()
+
+        watch.void("voided", at=watch.now + SECOND)
+        watch.send_all({"customer": "ann", "type": "m", "value": later}, at=watch.now + 2 * SECOND)
+        watch.evaluate(at=watch.now + 3 * SECOND)
+
+        assert [each.value for each in watch.told()] == told
+
+    def test_a_void_is_judged_once(self, watch: Watch) -> None:
+        """A second void, of an event of the same moment, does not bring up the first one's fall again."""
+        watch.define("m", "sum")
+        watch.threshold("m", "cap", 10)
+        watch.send_all(
+            {"customer": "ann", "type": "m", "value": 10, "idempotency_key": "ten"},
+            {"customer": "ann", "type": "m", "value": 1, "idempotency_key": "one"},
+        )
+        watch.evaluate()
+        for number, key in enumerate(("ten", "one")):
+            at = watch.now + (number + 1) * MINUTE
+            watch.void(key, at=at)
+            watch.send_all({"customer": "ann", "type": "m", "value": 20}, at=at + SECOND)
+            watch.evaluate(at=at + 2 * SECOND)
+
+        assert [told.value for told in watch.told()] == [Decimal(11), Decimal(21)]
+
+    def test_replaced_by_as_much_it_never_was_below(self, watch: Watch) -> None:
+        watch.define("m", "sum")
+        watch.threshold("m", "cap", 10)
+        watch.use("ann", 10, idempotency_key="ten")
+        at = watch.now + SECOND
+
+        watch.replace("ten", {"customer": "ann", "type": "m", "value": 11, "idempotency_key": "eleven"}, at=at)
+        watch.evaluate(at=at + SECOND)
+
+        assert [told.value for told in watch.told()] == [Decimal(10)]
+
+    def test_a_void_among_too_many_events_is_judged_by_what_is_left(
+        self, watch: Watch, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(falls, "MAX_EVENTS", 1)
+        watch.define("m", "sum")
+        watch.threshold("m", "cap", 10)
+        watch.use("ann", 10, idempotency_key="ten")
+
+        watch.void("ten", at=watch.now + SECOND)
+        for value in (6, 6):
+            watch.send_all({"customer": "ann", "type": "m", "value": value}, at=watch.now + 2 * SECOND)
+        watch.evaluate(at=watch.now + 3 * SECOND)
+
+        assert [told.value for told in watch.told()] == [Decimal(10)]
+
     def test_a_void_that_leaves_it_above_changes_nothing(self, watch: Watch) -> None:
         watch.define("m", "sum")
         watch.threshold("m", "cap", 10)
@@ -277,6 +352,76 @@ class TestDeclaredByMetrics:
         watch.use("ann", 50)
 
         assert watch.told() == []
+
+
+class TestTurns:
+    @pytest.fixture(autouse=True)
+    def _nobody_is_at_it(self, watch: Watch) -> None:
+        redis_client().delete(f"turn:{EVALUATE_TASK}:{watch.organization.pk}")
+        clear_follower_mark(task=EVALUATE_TASK, organization_id=watch.organization.pk)
+
+    def test_who_finds_the_turn_taken_leaves_it_to_the_one_that_has_it(
+        self, watch: Watch, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A change that comes after the other's last look, whose own evaluation finds the turn still taken."""
+        watch.define("m", "sum")
+        watch.threshold("m", "cap", 10)
+        evaluate = partial(evaluate_in_turn, organization_id=watch.organization.pk, now=watch.now, max_steps=10)
+        give_back, values = Turn.give_back, [10]
+
+        def use_and_give_back(turn: Turn) -> None:
+            if values:
+                watch.send_all({"customer": "ann", "type": "m", "value": values.pop()})
+                watch.roll_up()
+                clear_follower_mark(task=EVALUATE_TASK, organization_id=watch.organization.pk)  # its task runs already
+                assert evaluate().changes == 0
+            give_back(turn)
+
+        monkeypatch.setattr(Turn, "give_back", use_and_give_back)
+        evaluate()
+
+        assert watch.told() == [Told("ann", "cap", Decimal(10), Decimal(10))]
+
+    def test_turn_that_comes_free_meanwhile_is_taken(self, watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Who had it may have looked for the mark just before it was set."""
+        watch.define("m", "sum")
+        watch.threshold("m", "cap", 10)
+        watch.send_all({"customer": "ann", "type": "m", "value": 10})
+        watch.roll_up()
+        other, ask = Turn(task=EVALUATE_TASK, organization_id=watch.organization.pk), evaluation.ask_follower
+        assert other.take()
+
+        def give_back_and_ask(**names: Any) -> None:
+            other.give_back()
+            ask(**names)
+
+        monkeypatch.setattr(evaluation, "ask_follower", give_back_and_ask)
+        evaluate_in_turn(organization_id=watch.organization.pk, now=watch.now, max_steps=10)
+
+        assert watch.told() == [Told("ann", "cap", Decimal(10), Decimal(10))]
+
+    def test_change_is_seen_or_may_wake_anew_whenever_it_comes(
+        self, watch: Watch, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One that is committed just before the mark goes publishes nothing, so the snapshot must not be older."""
+        watch.define("m", "sum")
+        watch.threshold("m", "cap", 10)
+        watch.evaluate()
+        clear = evaluation.clear_follower_mark
+
+        def use() -> None:
+            watch.send_all({"customer": "ann", "type": "m", "value": 10})
+            watch.roll_up()
+
+        def use_and_clear(**names: Any) -> None:
+            race([use])
+            clear(**names)
+
+        monkeypatch.setattr(evaluation, "clear_follower_mark", use_and_clear)
+        evaluate_organization(organization_id=watch.organization.pk, now=watch.now)
+
+        is_asked = is_follower_asked(task=EVALUATE_TASK, organization_id=watch.organization.pk)
+        assert is_asked or watch.told() == [Told("ann", "cap", Decimal(10), Decimal(10))]
 
 
 class TestExactlyOnce:
