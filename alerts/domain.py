@@ -19,6 +19,7 @@ from metering.domain import Span
 MAX_MULTIPLES_AT_ONCE = 100
 # Before this much of a period has passed, a projection would multiply noise.
 LEAST_PROJECTED_PERCENT = 5
+PROJECTED_DIGITS = 12
 
 
 class ThresholdKind(models.TextChoices):
@@ -62,6 +63,14 @@ class Judgement:
     skipped: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Fall:
+    """The value just before and just after a void."""
+
+    before: Decimal
+    after: Decimal
+
+
 def judge(
     *,
     level: Decimal,
@@ -71,16 +80,23 @@ def judge(
     fired: int,
     arming: int,
     has_void: bool,
+    falls: Sequence[Fall] = (),
 ) -> Judgement:
     """Say which multiples of `level` fire, given the value before and now and the greatest multiple that has fired.
 
     A multiple fires when the value first reaches it, and then not again in the period: a value that falls by itself
     (a gauge, a negative event) and comes back says nothing new. Only a void takes back what was told: where the value
-    was at or above a fired multiple and is below it after a void, that multiple is armed again.
+    was at or above a fired multiple and is below it after a void, that multiple is armed again. It may be back above
+    by now: `falls` say what the voids since `previous` did.
     """
     reached = _reached(level, current, is_recurring)
-    if has_void and reached < fired and _reached(level, previous, is_recurring) > reached:
-        fired, arming = reached, arming + 1
+    lowest = fired
+    for fall in (Fall(previous, current), *falls) if has_void else ():
+        after = _reached(level, fall.after, is_recurring)
+        if _reached(level, fall.before, is_recurring) > after:
+            lowest = min(lowest, after)
+    if lowest < fired:
+        fired, arming = lowest, arming + 1
     first = fired + 1
     skipped = max(0, reached - fired - MAX_MULTIPLES_AT_ONCE)
     return Judgement(range(first + skipped, reached + 1), max(fired, reached), arming, skipped)
@@ -96,13 +112,18 @@ def _reached(level: Decimal, value: Decimal, is_recurring: bool) -> int:
 
 
 def project(value: Decimal, *, period: Span, now: datetime) -> Decimal | None:
-    """Return the value at the period's end if it goes on as so far; None while it is too early to tell."""
+    """Return the value at the period's end if it goes on as so far; None while it is too early to tell.
+
+    An estimate: of a division without end it keeps the whole and so many digits, never rounded up to a level.
+    """
     length, elapsed = _microseconds(period.end - period.start), _microseconds(now - period.start)
     if elapsed >= length:
         return value
     if elapsed * 100 < length * LEAST_PROJECTED_PERCENT:
         return None
-    return WIDE.divide(WIDE.multiply(value, Decimal(length)), Decimal(elapsed))
+    estimate = WIDE.divide(WIDE.multiply(value, Decimal(length)), Decimal(elapsed))
+    last_place = Decimal(1).scaleb(min(0, estimate.adjusted() - PROJECTED_DIGITS + 1))
+    return estimate.quantize(last_place, rounding=ROUND_FLOOR, context=WIDE)
 
 
 def _microseconds(duration: timedelta) -> int:

@@ -15,7 +15,8 @@ from django.utils import timezone
 from accounts.access import Caller
 from accounts.models import Customer, Organization
 from accounts.pages import text_parameter
-from alerts.contexts.log import AlertRow, list_recent, metric_options, read_filters, suggest_customers
+from accounts.queries import suggest_customers
+from alerts.contexts.log import AlertRow, list_recent, metric_options, read_filters
 from alerts.contexts.words import filter_texts, level_text, period_text, share_width, with_parameters
 from alerts.domain import ThresholdKind, ThresholdOrigin
 from alerts.forms import ThresholdForm
@@ -146,9 +147,11 @@ def threshold_rows(
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """How many customers were measured in the current period, and for how many it fired."""
+    """How many customers were measured in the current period, of how many there was nothing to compare with, and for
+    how many it fired."""
 
     count: int
+    baseless_count: int
     fired_count: int
 
 
@@ -167,9 +170,11 @@ def _count_states(
     if customer is not None:
         states = states.filter(customer=customer)
     counted = states.values_list("threshold").annotate(
-        measured=Count("pk"), having_fired=Count("pk", filter=Q(fired__gt=0))
+        measured=Count("pk"),
+        baseless=Count("pk", filter=Q(level__isnull=True)),
+        having_fired=Count("pk", filter=Q(fired__gt=0)),
     )
-    return {threshold_id: _Measured(count, fired) for threshold_id, count, fired in counted.order_by()}
+    return {threshold_id: _Measured(*counts) for threshold_id, *counts in counted.order_by()}
 
 
 def _find_newest(
@@ -241,6 +246,8 @@ def _standing(
         return Standing("new", "is-accent", "looked at within seconds", offset, alert_url)
     if measured is None:
         return Standing("armed", "is-success", "nothing used in this period")
+    if measured.baseless_count == measured.count:
+        return Standing("nothing to compare", "", "no plan includes the metric")
     if not measured.fired_count:
         return Standing("armed", "is-success", "armed again by a void" if newest else "", offset, alert_url)
     whose = "" if is_of_one else f"for {measured.fired_count} of {measured.count} customers"
@@ -303,6 +310,7 @@ OUTCOMES: dict[str, tuple[str, str]] = {
     "sending": ("sending", "is-success"),
     "no_included_quantity": ("nothing to compare", ""),
     "too_early_to_project": ("too early", ""),
+    "overruled": ("overruled", ""),
 }
 
 
@@ -357,7 +365,7 @@ def _answer(
             customer=trace.customer.external_id if trace.customer else "",
             badge=label,
             badge_class=css_class,
-            period=f"since {trace.period.start.astimezone(zone):%-d %b %Y, %H:%M}"
+            period=f"{trace.period.start.astimezone(zone):%-d %b %Y, %H:%M}"
             if is_silence
             else period_text(trace.period.start, trace.period.end, zone),
             is_silence=is_silence,

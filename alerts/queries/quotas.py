@@ -16,6 +16,7 @@ from django.db import connection, transaction
 from accounts.models import Customer, Organization
 from alerts.domain import QuotaMode, QuotaVerdict, judge_quota
 from alerts.models import Quota, Reservation
+from alerts.queries.period_usage import list_period_values
 from alerts.sql.quota_terms import QuotaTerms, find_quota_terms
 from common.errors import NotFound
 from common.models import TenantQuerySet
@@ -129,10 +130,8 @@ def read_standing(
         organization_id=organization.pk, metric_id=metric.pk, customer_id=customer_id, now=now
     )
     if customer_id is not None:
-        usage = queries.get_usage(
-            organization=organization, metric=metric, start=period.start, end=period.end, customer_id=customer_id
-        )
-        used = WIDE.add(used, usage.value)
+        values = list_period_values(organization=organization, metric=metric, period=period, customer_ids=[customer_id])
+        used = WIDE.add(used, values[customer_id])
     return QuotaStanding(terms, metric, used, period.end)
 
 

@@ -8,10 +8,12 @@ from decimal import Decimal
 from typing import Any
 
 from accounts.models import Customer
-from alerts.domain import ThresholdKind, project
+from alerts.domain import ThresholdKind, ThresholdOrigin, project
 from alerts.models import Crossing, Threshold, ThresholdState
 from alerts.payloads import crossing_json
 from alerts.queries.included import find_included_quantity
+from alerts.queries.period_usage import list_period_values
+from alerts.queries.quotas import list_own_quotas
 from common.errors import InvalidInput
 from common.numbers import WIDE, exact_text
 from metering import queries
@@ -23,7 +25,8 @@ class Trace:
     """The evaluation of one threshold for one customer in the current period, in numbers and in a sentence.
 
     `outcome` is `fired`, `below`, `waiting` (reached, and the next evaluation will tell), `silent`, `sending`, or why
-    there is nothing to compare: `no_included_quantity`, `too_early_to_project`.
+    there is nothing to compare: `no_included_quantity`, `too_early_to_project`, `overruled` (a warning of everybody's
+    quota, for a customer with a quota of its own).
     """
 
     threshold: Threshold
@@ -74,21 +77,23 @@ def trace_threshold(*, threshold: Threshold, customer: Customer | None, now: dat
     period = queries.current_period(
         metric=threshold.metric, organization=threshold.organization, customer=customer, at=now
     )
-    usage = queries.get_usage(
+    usage = list_period_values(
         organization=threshold.organization,
         metric=threshold.metric,
-        start=period.start,
-        end=period.end,
-        customer_id=customer.pk,
+        period=period,
+        customer_ids=[customer.pk],
         filters=threshold.filters,
-    ).value
+    )[customer.pk]
     states = ThresholdState.objects.for_organization(threshold.organization).filter(
         threshold=threshold, customer=customer, period_start=period.start
     )
     state = states.first()
     crossings = _list_crossings(threshold, customer, period)
     value, level = _compared(threshold, customer, usage, period, now)
-    outcome, explanation = _explain(threshold, value, level, state, crossings)
+    if _is_overruled(threshold, customer):
+        outcome, explanation = "overruled", "Not measured: the customer's own quota comes before the metric's."
+    else:
+        outcome, explanation = _explain(threshold, value, level, state, crossings)
     return Trace(threshold, customer, period, usage, value, level, state, crossings, outcome, explanation)
 
 
@@ -100,6 +105,14 @@ def _require_customer(threshold: Threshold, customer: Customer | None) -> Custom
     if customer is None:
         raise InvalidInput.of("customer", "The threshold is about each customer; name one.", "required")
     return customer
+
+
+def _is_overruled(threshold: Threshold, customer: Customer) -> bool:
+    """Tell whether it warns of a quota of everybody's, and the customer has one of its own."""
+    if threshold.origin != ThresholdOrigin.QUOTA or threshold.customer_id is not None:
+        return False
+    own = list_own_quotas(organization=threshold.organization, customer_ids=[customer.pk])
+    return (threshold.metric_id, customer.pk) in own
 
 
 def _list_crossings(threshold: Threshold, customer: Customer | None, period: Span) -> list[Crossing]:
@@ -165,9 +178,12 @@ def _trace_silence(threshold: Threshold, now: datetime) -> Trace:
     crossings = _list_crossings(threshold, threshold.customer, period)
     seconds = Decimal(int((now - since).total_seconds()))
     if seconds >= threshold.value:
-        outcome, explanation = "silent", f"Nothing came for {seconds} s; {threshold.value} s are too long."
+        outcome, explanation = "silent", f"Nothing came for {seconds} s; {exact_text(threshold.value)} s are too long."
     else:
-        outcome, explanation = "sending", f"Did not fire: the last event is {seconds} s old."
+        outcome, explanation = (
+            "sending",
+            f"Did not fire: nothing came for {seconds} s; {exact_text(threshold.value)} s are too long.",
+        )
     return Trace(
         threshold, threshold.customer, period, seconds, seconds, threshold.value, None, crossings, outcome, explanation
     )

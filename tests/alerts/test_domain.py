@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alerts.domain import MAX_MULTIPLES_AT_ONCE, Judgement, judge, project
+from alerts.domain import MAX_MULTIPLES_AT_ONCE, Fall, Judgement, judge, project
 from metering.domain import Span
 from tests.metering.meter import utc
 
@@ -59,6 +59,42 @@ def test_what_fires(
 
     assert (list(judgement.multiples), judgement.fired, judgement.arming) == (multiples, fired_after, arming)
     assert judgement.skipped == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "previous", "current", "fired", "falls", "multiples", "fired_after", "arming"),
+    [
+        pytest.param(ONCE, 150, 160, 1, [(150, 50)], [1], 1, 1, id="below in between"),
+        pytest.param(ONCE, 150, 160, 1, [(150, 100)], [], 1, 0, id="down to the value"),
+        pytest.param(ONCE, 50, 160, 1, [(50, 40)], [], 1, 0, id="had fallen by itself"),
+        pytest.param(ONCE, 50, 160, 1, [(120, 40)], [1], 1, 1, id="risen by itself, taken back"),
+        pytest.param(ONCE, 150, 160, 1, [(150, 50), (120, 20)], [1], 1, 1, id="twice is told once"),
+        pytest.param(EACH, 400, 450, 4, [(400, 250), (300, 299)], [3, 4], 4, 1, id="down to the lowest"),
+        pytest.param(EACH, 400, 350, 4, [(400, 150)], [2, 3], 3, 1, id="lower, and part of the way back"),
+    ],
+)
+def test_what_a_void_in_between_arms(
+    kind: bool,
+    previous: int,
+    current: int,
+    fired: int,
+    falls: list[tuple[int, int]],
+    multiples: list[int],
+    fired_after: int,
+    arming: int,
+) -> None:
+    judgement = judge(
+        level=Decimal(100),
+        is_recurring=kind,
+        previous=Decimal(previous),
+        current=Decimal(current),
+        fired=fired,
+        arming=0,
+        has_void=True,
+        falls=[Fall(Decimal(before), Decimal(after)) for before, after in falls],
+    )
+
+    assert (list(judgement.multiples), judgement.fired, judgement.arming) == (multiples, fired_after, arming)
 
 
 def test_a_leap_over_thousands_of_multiples_records_the_last_of_them() -> None:
@@ -125,14 +161,24 @@ NOVEMBER = Span(utc(2026, 11, 1), utc(2026, 12, 1))
         pytest.param(utc(2026, 11, 2, 11, 59, 59), None, id="before a twentieth has passed"),
         pytest.param(utc(2026, 11, 2, 12), Decimal(200), id="after a twentieth"),
         pytest.param(utc(2026, 11, 16), Decimal(20), id="at half"),
-        pytest.param(utc(2026, 12, 1) - timedelta(days=3), Decimal(100) / 9, id="nine tenths"),
+        pytest.param(utc(2026, 12, 1) - timedelta(days=3), Decimal("11.1111111111"), id="nine tenths"),
         pytest.param(utc(2026, 12, 1), Decimal(10), id="at the end"),
     ],
 )
 def test_projection(now: object, expected: Decimal | None) -> None:
-    projected = project(Decimal(10), period=NOVEMBER, now=now)  # type: ignore[arg-type]  # pytest gives objects
+    assert project(Decimal(10), period=NOVEMBER, now=now) == expected  # type: ignore[arg-type]  # pytest gives objects
 
-    if projected is None or expected is None:
-        assert projected == expected
-    else:
-        assert abs(projected - expected) < Decimal("1e-20")
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        pytest.param("0", "0", id="nothing"),
+        pytest.param("0.00000000000000000007", "0.0000000000000000000777777777777", id="very little"),
+        pytest.param("-7", "-7.77777777778", id="below zero it is rounded down, too"),
+        pytest.param("7000000000000000000", "7777777777777777777", id="of very much the whole"),
+    ],
+)
+def test_projection_is_of_few_digits_whatever_its_size(usage: str, expected: str) -> None:
+    now = utc(2026, 12, 1) - timedelta(days=3)
+
+    assert project(Decimal(usage), period=NOVEMBER, now=now) == Decimal(expected)
