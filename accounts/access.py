@@ -8,6 +8,7 @@ without the scope answers 403 here.
 import hashlib
 import hmac
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -16,7 +17,7 @@ from django.http import HttpRequest, HttpResponse
 from django.middleware.csrf import CsrfViewMiddleware
 from django.utils import timezone
 
-from accounts.domain import LAST_USED_PRECISION, SCOPES_OF_ROLE, Role, Scope, role_of_scopes
+from accounts.domain import LAST_USED_PRECISION, SCOPES_OF_ROLE, RateVerdict, Role, Scope, role_of_scopes
 from accounts.models import ApiKey, Membership, Organization
 from accounts.rate_limits import take_request
 from accounts.sql.live_key import find_live_key
@@ -104,17 +105,26 @@ def authenticate_key(key: str, *, now: datetime) -> Caller:
     )
 
 
-def limit_rate(request: HttpRequest, caller: Caller) -> None:
+def tell_rate(verdict: RateVerdict, now: datetime) -> dict[str, str]:
+    """Return the verdict as headers of the native API."""
+    return verdict.headers()
+
+
+def limit_rate(
+    request: HttpRequest, caller: Caller, *, tell: Callable[[RateVerdict, datetime], dict[str, str]] = tell_rate
+) -> None:
     """Count the request against the key's share, where the organization limits one, and tell the client in headers."""
     limit = caller.organization.rate_limit_per_minute
     if limit is None or caller.key_id is None:
         return
-    verdict = take_request(key_id=caller.key_id, limit=limit, now=timezone.now())
+    now = timezone.now()
+    verdict = take_request(key_id=caller.key_id, limit=limit, now=now)
     if verdict is None:
         return
-    request.META[RESPONSE_HEADERS] = verdict.headers()
+    headers = tell(verdict, now)
+    request.META[RESPONSE_HEADERS] = headers
     if not verdict.is_allowed:
-        raise TooManyRequests(f"This key may send {limit} requests a minute.", headers=verdict.headers())
+        raise TooManyRequests(f"This key may send {limit} requests a minute.", headers=headers)
 
 
 def caller_for_session(request: HttpRequest, organization: Organization | int) -> Caller:

@@ -138,7 +138,7 @@ class ApiKeyAdmin(ReadOnlyAdmin):
 
 @admin.register(Project)
 class ProjectAdmin(ReadOnlyAdmin):
-    list_display = ("key", "name", "organization", "created_at")
+    list_display = ("key", "name", "organization", "hex_id", "created_at")
     list_select_related = ("organization",)
 
 

@@ -1,5 +1,10 @@
-"""Who may do what: roles, scopes, and the tables that connect them. No ORM, no clock, no I/O."""
+"""Who may do what: roles, scopes, and the tables that connect them; and the ids that follow from keys.
 
+No ORM, no clock, no I/O.
+"""
+
+import hashlib
+import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,6 +19,7 @@ INVITATION_LIFETIME = timedelta(days=7)
 LAST_USED_PRECISION = timedelta(minutes=1)
 
 RATE_WINDOW_SECONDS = 60
+HEX_ID_LENGTH = 24
 
 
 class Role(models.TextChoices):
@@ -60,6 +66,21 @@ def role_of_scopes(scopes: Collection[str]) -> Role:
 def may_manage(actor: Role, *roles: str) -> bool:
     """Tell whether the actor may turn a member from one of these roles into another of them."""
     return ROLES_MANAGED_BY[actor].issuperset(roles)
+
+
+def derive_project_id(*, organization_id: int, key: str) -> str:
+    """Return the id of a project that was not given one: the same whether or not anybody registered its key."""
+    return _derive_hex_id(organization_id, "project", key)
+
+
+def derive_environment_id(*, organization_id: int, project_key: str, key: str) -> str:
+    """Return the id of an environment that was not given one, as `derive_project_id` does."""
+    return _derive_hex_id(organization_id, "environment", project_key, key)
+
+
+def _derive_hex_id(*parts: int | str) -> str:
+    # JSON keeps the parts apart, whatever characters the keys that came with events are made of.
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:HEX_ID_LENGTH]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ Owns identity and tenancy. Does not own anything that is counted.
 
 from __future__ import annotations
 
-import secrets
 from datetime import datetime
 from functools import cache
 from typing import Any, ClassVar
@@ -18,6 +17,7 @@ from django.core.validators import MaxValueValidator, MinValueValidator, RegexVa
 from django.db import models
 from django.utils import timezone
 
+from accounts.domain import HEX_ID_LENGTH
 from accounts.domain import Role as Role
 from accounts.domain import Scope as Scope
 from common.models import TenantManager
@@ -38,7 +38,8 @@ def validate_zone(name: str) -> None:
 validate_key = RegexValidator(
     r"\A[A-Za-z0-9][A-Za-z0-9._-]*\Z", "A key is made of letters, digits and ._-", "invalid_key"
 )
-validate_hex_id = RegexValidator(r"\A[0-9a-f]{24}\Z", "An id is 24 hexadecimal digits.", "invalid_id")
+HEX_ID = r"\A[0-9a-f]{24}\Z"  # to Python and to PostgreSQL alike
+validate_hex_id = RegexValidator(HEX_ID, "An id is 24 hexadecimal digits.", "invalid_id")
 
 # A century: beyond any bookkeeping duty, and well inside what dates can be reckoned with.
 MAX_DAYS = 36_500
@@ -211,21 +212,22 @@ class ApiKey(models.Model):
         return f"mb_{self.prefix}_… ({self.name})"
 
 
-def new_environment_id() -> str:
-    """Return 24 hexadecimal digits, the form in which clients of other systems expect an environment's id."""
-    return secrets.token_hex(12)
-
-
 class Project(models.Model):
     organization = models.ForeignKey(Organization, on_delete=models.CASCADE, related_name="projects")
     key = models.CharField(max_length=64, validators=[validate_key])
+    # The form in which clients of other systems expect an id. Derived from the key unless given; never changes.
+    hex_id = models.CharField(max_length=HEX_ID_LENGTH, validators=[validate_hex_id])
     name = models.CharField(max_length=200)
     created_at = models.DateTimeField(default=timezone.now)
 
     objects = TenantManager()
 
     class Meta:
-        constraints = [models.UniqueConstraint(fields=["organization", "key"], name="project_key_once")]
+        constraints = [
+            models.UniqueConstraint(fields=["organization", "key"], name="project_key_once"),
+            models.UniqueConstraint(fields=["organization", "hex_id"], name="project_hex_id_once"),
+            models.CheckConstraint(condition=models.Q(hex_id__regex=HEX_ID), name="project_hex_id_is_hex"),
+        ]
 
     def __str__(self) -> str:
         return self.key
@@ -235,7 +237,8 @@ class Environment(models.Model):
     organization = models.ForeignKey(Organization, on_delete=models.CASCADE, related_name="environments")
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="environments")
     key = models.CharField(max_length=64, validators=[validate_key])
-    hex_id = models.CharField(max_length=24, default=new_environment_id, validators=[validate_hex_id])
+    # As a project's.
+    hex_id = models.CharField(max_length=HEX_ID_LENGTH, validators=[validate_hex_id])
     name = models.CharField(max_length=200)
     created_at = models.DateTimeField(default=timezone.now)
 
@@ -245,6 +248,7 @@ class Environment(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["organization", "project", "key"], name="environment_key_once"),
             models.UniqueConstraint(fields=["organization", "hex_id"], name="environment_hex_id_once"),
+            models.CheckConstraint(condition=models.Q(hex_id__regex=HEX_ID), name="environment_hex_id_is_hex"),
         ]
 
     def __str__(self) -> str:

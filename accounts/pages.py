@@ -15,6 +15,7 @@ from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
 from django.forms import BaseForm
 from django.http import Http404, HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import render
 from django.urls import reverse
 from django.utils import timezone
@@ -53,6 +54,8 @@ class Shell:
 # (section, label, icon, URL name). What a role may not open is not offered to it.
 USAGE_SECTIONS = (
     ("metrics", "Metrics", "metrics", "metering:metric_list"),
+    ("explorer", "Explorer", "explorer", "usage_reports:explorer"),
+    ("reports", "Reports", "reports", "usage_reports:report_list"),
     ("customers", "Customers", "customers", "accounts:customer_list"),
     ("events", "Events", "events", "metering:event_list"),
     ("inbox", "Inbox", "inbox", "metering:inbox"),
@@ -75,7 +78,7 @@ ADMIN_SECTIONS = (
 )
 
 
-def organization_page(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+def organization_page(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
     """Give the view its `Caller` instead of the id in the URL, and the organization's time zone.
 
     A foreign or absent organization is 404; what the services and queries refuse becomes the page that says so.
@@ -83,7 +86,7 @@ def organization_page(view: Callable[..., HttpResponse]) -> Callable[..., HttpRe
 
     @login_required
     @wraps(view)
-    def page(request: HttpRequest, organization_id: int, **arguments: Any) -> HttpResponse:
+    def page(request: HttpRequest, organization_id: int, **arguments: Any) -> HttpResponseBase:
         try:
             caller = caller_for_session(request, organization_id)
             if request.session.get(LAST_ORGANIZATION) != caller.organization.pk:

@@ -1,12 +1,17 @@
 """Reads of who-is-who. Everything but the invitation behind a token is asked for one organization."""
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
 from accounts.access import IDS, Caller, hash_secret
+from accounts.domain import derive_environment_id, derive_project_id
 from accounts.models import ApiKey, AuditEntry, Customer, Environment, Invitation, Membership, Organization, Project
 from common.errors import NotFound
 from common.models import TenantQuerySet
+
+# A list of more is no help: the id is typed anyway.
+MAX_SUGGESTED_CUSTOMERS = 100
 
 
 def list_customers(caller: Caller) -> TenantQuerySet:
@@ -20,6 +25,12 @@ def get_customer(caller: Caller, external_id: str) -> Customer:
     if customer is None:
         raise NotFound("There is no such customer.")
     return customer
+
+
+def suggest_customers(organization: Organization) -> list[str]:
+    """Return the first ids, for a field in which one is typed."""
+    customers = Customer.objects.for_organization(organization).order_by("external_id")
+    return list(customers.values_list("external_id", flat=True)[:MAX_SUGGESTED_CUSTOMERS])
 
 
 def list_api_keys(organization: Organization) -> TenantQuerySet:
@@ -55,6 +66,40 @@ def get_environment(organization: Organization, project_key: str, key: str) -> E
     if environment is None:
         raise NotFound("There is no such environment.")
     return environment
+
+
+class ProjectIds(dict[str, str]):
+    """The hex ids of an organization's projects by key; a key that nobody registered has the id it would get."""
+
+    def __init__(self, organization_id: int, registered: Iterable[tuple[str, str]]) -> None:
+        super().__init__(registered)
+        self._organization_id = organization_id
+
+    def __missing__(self, key: str) -> str:
+        return derive_project_id(organization_id=self._organization_id, key=key)
+
+
+class EnvironmentIds(dict[tuple[str, str], str]):
+    """As `ProjectIds`, of environments, by the keys of project and environment."""
+
+    def __init__(self, organization_id: int, registered: Iterable[tuple[tuple[str, str], str]]) -> None:
+        super().__init__(registered)
+        self._organization_id = organization_id
+
+    def __missing__(self, keys: tuple[str, str]) -> str:
+        project_key, key = keys
+        return derive_environment_id(organization_id=self._organization_id, project_key=project_key, key=key)
+
+
+def project_ids(organization: Organization) -> ProjectIds:
+    """One query; then `ids[key]` answers for every key that an event may name."""
+    return ProjectIds(organization.pk, list_projects(organization).values_list("key", "hex_id"))
+
+
+def environment_ids(organization: Organization) -> EnvironmentIds:
+    """One query; then `ids[project_key, key]` answers for every pair of keys that an event may name."""
+    rows = Environment.objects.for_organization(organization).values_list("project__key", "key", "hex_id")
+    return EnvironmentIds(organization.pk, (((project_key, key), hex_id) for project_key, key, hex_id in rows))
 
 
 def list_members(organization: Organization) -> TenantQuerySet:

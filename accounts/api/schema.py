@@ -15,6 +15,7 @@ from rest_framework import serializers
 from common.api import NoQuery, read_query
 
 JSON = "application/json"
+PREFIX = "/v1/"
 # What any operation may answer besides its own success; all in the one error shape.
 REFUSALS = {
     "400": "The request is malformed: not JSON, or not whole.",
@@ -60,11 +61,11 @@ def page_of(row: type[serializers.Serializer[Any]]) -> serializers.Serializer[An
 
 
 def add_error_responses(result: dict[str, Any], **_: Any) -> dict[str, Any]:
-    """drf-spectacular hook: give every operation the refusals that it shares with all others."""
+    """drf-spectacular hook: give every operation of the native API the refusals that it shares with all others."""
     result.setdefault("components", {}).setdefault("schemas", {})["Error"] = ERROR_SCHEMA
     content = {JSON: {"schema": {"$ref": "#/components/schemas/Error"}}}
-    for operations in result["paths"].values():
-        for operation in operations.values():
+    for path, operations in result["paths"].items():
+        for operation in operations.values() if path.startswith(PREFIX) else ():
             for status, description in REFUSALS.items():
                 operation["responses"].setdefault(status, {"description": description, "content": content})
     return result

@@ -120,9 +120,16 @@ class ApiKeyRotation(StrictSerializer):
 
 
 class ProjectRead(Read):
+    id = serializers.CharField(source="hex_id", help_text="24 hexadecimal digits.")
     key = serializers.CharField()
     name = serializers.CharField()
     created_at = serializers.DateTimeField()
+
+
+class HexId(Text):
+    def __init__(self, **options: Any) -> None:
+        help_text = "Keep the id that clients already know; without it, the id follows from the key."
+        super().__init__(required=False, validators=[validate_hex_id], help_text=help_text, **options)
 
 
 class NameWrite(StrictSerializer):
@@ -131,6 +138,7 @@ class NameWrite(StrictSerializer):
 
 class ProjectWrite(NameWrite):
     key = Text(max_length=64, validators=[validate_key])
+    id = HexId()
 
 
 class EnvironmentRead(Read):
@@ -143,7 +151,7 @@ class EnvironmentRead(Read):
 
 class EnvironmentWrite(NameWrite):
     key = Text(max_length=64, validators=[validate_key])
-    id = Text(required=False, validators=[validate_hex_id], help_text="Keep the id that clients already know.")
+    id = HexId()
 
 
 class MemberRead(Read):

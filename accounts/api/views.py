@@ -171,8 +171,13 @@ class ProjectListView(CallerView):
 
     @extend_schema(operation_id="create_project", request=shapes.ProjectWrite, responses={201: shapes.ProjectRead})
     def post(self, request: Request) -> Response:
+        body = self.read_body(shapes.ProjectWrite)
         project = services.create_project(
-            organization=self.caller.organization, actor=self.caller.actor, **self.read_body(shapes.ProjectWrite)
+            organization=self.caller.organization,
+            actor=self.caller.actor,
+            key=body["key"],
+            name=body["name"],
+            hex_id=body.get("id"),
         )
         return Response(shapes.ProjectRead(project).data, status=HTTP_201_CREATED)
 

@@ -112,7 +112,7 @@ class Migration(migrations.Migration):
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('key', models.CharField(max_length=64, validators=[django.core.validators.RegexValidator('\\A[A-Za-z0-9][A-Za-z0-9._-]*\\Z', 'A key is made of letters, digits and ._-', 'invalid_key')])),
-                ('hex_id', models.CharField(default=accounts.models.new_environment_id, max_length=24, validators=[django.core.validators.RegexValidator('\\A[0-9a-f]{24}\\Z', 'An id is 24 hexadecimal digits.', 'invalid_id')])),
+                ('hex_id', models.CharField(max_length=24, validators=[django.core.validators.RegexValidator('\\A[0-9a-f]{24}\\Z', 'An id is 24 hexadecimal digits.', 'invalid_id')])),
                 ('name', models.CharField(max_length=200)),
                 ('created_at', models.DateTimeField(default=django.utils.timezone.now)),
                 ('organization', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='environments', to='accounts.organization')),

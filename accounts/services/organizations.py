@@ -5,6 +5,7 @@ from typing import Any
 
 from django.db import transaction
 
+from accounts.domain import derive_environment_id, derive_project_id
 from accounts.models import Environment, Membership, Organization, Project, Role, User
 from accounts.services.audit import change_fields, record_audit, refuse_invalid
 
@@ -16,8 +17,19 @@ def create_organization(*, name: str, owner: User, actor: str, zone: str = "UTC"
     refuse_invalid(organization)
     organization.save()
     Membership.objects.create(organization=organization, user=owner, role=Role.OWNER)
-    project = Project.objects.create(organization=organization, key="default", name="Default")
-    Environment.objects.create(organization=organization, project=project, key="production", name="Production")
+    project = Project.objects.create(
+        organization=organization,
+        key="default",
+        name="Default",
+        hex_id=derive_project_id(organization_id=organization.pk, key="default"),
+    )
+    Environment.objects.create(
+        organization=organization,
+        project=project,
+        key="production",
+        name="Production",
+        hex_id=derive_environment_id(organization_id=organization.pk, project_key="default", key="production"),
+    )
     record_audit(organization=organization, actor=actor, action="organization.created", target=name)
     return organization
 

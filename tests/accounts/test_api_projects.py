@@ -20,8 +20,9 @@ def test_new_organization_has_one_of_each(api_client: Client) -> None:
 
 
 def test_created_read_renamed(api_client: Client, org: Organization) -> None:
-    created = api_client.post("/v1/projects", {"key": "web.App-1", "name": "Web"}, content_type=JSON)
-    assert created.status_code == 201, created.content
+    body = {"key": "web.App-1", "name": "Web", "id": "f" * 24}
+    created = api_client.post("/v1/projects", body, content_type=JSON)
+    assert (created.status_code, created.json()["id"]) == (201, "f" * 24), created.content
     renamed = api_client.patch("/v1/projects/web.App-1", {"name": "Website"}, content_type=JSON)
     assert api_client.get("/v1/projects/web.App-1").json() == renamed.json()
     assert renamed.json()["name"] == "Website"
@@ -43,9 +44,11 @@ def test_created_read_renamed(api_client: Client, org: Organization) -> None:
 def test_taken_keys_and_ids_are_409(api_client: Client) -> None:
     path = "/v1/projects/default/environments"
     taken = api_client.get(path).json()["data"][0]["id"]
+    taken_by_project = api_client.get("/v1/projects/default").json()["id"]
 
     for url, body in (
         ("/v1/projects", {"key": "default", "name": "x"}),
+        ("/v1/projects", {"key": "other", "name": "x", "id": taken_by_project}),
         (path, {"key": "production", "name": "x"}),
         (path, {"key": "other", "name": "x", "id": taken}),
     ):
@@ -65,11 +68,16 @@ def test_refuses_other_keys(api_client: Client, key: object) -> None:
 
 @pytest.mark.parametrize("hex_id", ["", "0" * 23, "0" * 25, "G" * 24, "A" * 24, 5])
 def test_refuses_other_ids(api_client: Client, hex_id: object) -> None:
-    answer = api_client.post(
-        "/v1/projects/default/environments", {"key": "k", "name": "x", "id": hex_id}, content_type=JSON
-    )
+    for path in ("/v1/projects", "/v1/projects/default/environments"):
+        answer = api_client.post(path, {"key": "k", "name": "x", "id": hex_id}, content_type=JSON)
 
-    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "id")
+        assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "id")
+
+
+def test_id_does_not_change(api_client: Client) -> None:
+    answer = api_client.patch("/v1/projects/default", {"id": "0" * 24}, content_type=JSON)
+
+    assert (answer.status_code, answer.json()["errors"][0]["code"]) == (422, "unknown_field")
 
 
 def test_foreign_and_absent_are_the_same_404(api_client: Client, other_org: Organization) -> None:

@@ -39,6 +39,8 @@ def test_names_every_operation_of_accounts(document: Any) -> None:
 
 def test_every_operation_tells_its_refusals_in_the_one_shape(document: Any) -> None:
     for path, methods in document["paths"].items():
+        if not path.startswith("/v1/"):
+            continue  # another system's dialect, with a shape of its own
         for operation in methods.values():
             for status in ("401", "403", "404", "422", "429", "503"):
                 assert status in operation["responses"], (path, status)

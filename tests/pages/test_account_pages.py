@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from accounts import contexts
 from accounts.models import ApiKey, AuditEntry, Invitation, Membership, Organization, Role, User
-from accounts.services import IssuedKey, record_audit
+from accounts.services import IssuedKey, create_environment, create_project, record_audit
 from tests import factories
 from tests.pages.conftest import text_of
 
@@ -281,7 +281,7 @@ class TestProjects:
     def test_another_organizations_project_is_no_choice(
         self, browser: Client, page_url: PageUrl, other_org: Organization
     ) -> None:
-        other_org.projects.create(key="theirs", name="Theirs")
+        create_project(organization=other_org, actor="test", key="theirs", name="Theirs")
 
         answer = browser.post(
             page_url("projects/environments/new"),
@@ -406,8 +406,8 @@ class TestCost:
     def test_projects(self, browser: Client, page_url: PageUrl, org: Organization, count_queries: CountQueries) -> None:
         def add_projects(names: str) -> None:
             for name in names:
-                project = org.projects.create(key=name, name=name)
-                project.environments.create(organization=org, key="production", name="Production")
+                project = create_project(organization=org, actor="test", key=name, name=name)
+                create_environment(organization=org, actor="test", project=project, key="production", name=name)
 
         add_projects("abc")
         before = count_queries(browser, page_url("projects/"))
