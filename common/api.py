@@ -1,4 +1,4 @@
-"""What every DRF view of the API shares: strict input, keyset pages, and the one error shape.
+"""What every DRF view of the APIs shares: strict input, keyset pages, and errors in the API's shape.
 
 Does not own who may call: that is `accounts.api.base`.
 """
@@ -34,8 +34,9 @@ from common.errors import (
     NotFound,
     PermissionRefused,
     UnsupportedMediaType,
+    answer_error,
 )
-from common.middleware import store_unavailable
+from common.middleware import find_error_writer, store_unavailable
 from common.times import parse_time
 
 MAX_BODY_BYTES = 1024 * 1024  # of a settings-like body; ingest has its own bound
@@ -254,9 +255,13 @@ def _invalid_cursor() -> InvalidInput:
 
 
 def handle_exception(exception: Exception, context: Mapping[str, Any]) -> Response | None:
-    """DRF's exception handler: every refusal in the one shape; None (a 500) for what nobody foresaw."""
+    """DRF's exception handler: every refusal in its API's shape; None (a 500) for what nobody foresaw."""
     error = _as_application_error(exception)
-    return None if error is None else Response(error.as_json(), status=error.status, headers=error.headers)
+    if error is None:
+        return None
+    write = find_error_writer(context["request"].path) or answer_error
+    answer = write(error)
+    return Response(answer.body, status=answer.status, headers=answer.headers)
 
 
 def _as_application_error(exception: Exception) -> ApplicationError | None:

@@ -1,11 +1,12 @@
 """The one error shape: services raise `ApplicationError`, one handler at each edge translates it.
 
-Wire shape: `{"code", "message", "errors": [{"field", "code", "message", "index"?}]}`.
+Wire shape: `{"code", "message", "errors": [{"field", "code", "message", "index"?}]}`; an API that speaks another
+system's dialect has a shape of its own (`common.middleware`).
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class FieldError:
 class ApplicationError(Exception):
     """A refusal that the caller can act on. Subclasses fix the HTTP status and the default code."""
 
-    status: ClassVar[int] = 400
+    status: int = 400
     code: str = "bad_request"
 
     def __init__(
@@ -53,6 +54,19 @@ class ApplicationError(Exception):
             "errors": [error.as_json() for error in self.errors],
             **self.extra,
         }
+
+
+class ErrorAnswer(NamedTuple):
+    """An error as it goes over the wire."""
+
+    status: int
+    body: dict[str, Any]
+    headers: dict[str, str]
+
+
+def answer_error(error: ApplicationError) -> ErrorAnswer:
+    """Put an error in the native shape."""
+    return ErrorAnswer(error.status, error.as_json(), error.headers)
 
 
 class BadRequest(ApplicationError):

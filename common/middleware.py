@@ -1,15 +1,23 @@
-"""One place that turns errors raised outside DRF into the JSON error shape, for every path of the API."""
+"""One place that turns errors raised outside DRF into JSON, for every path of an API.
+
+Each API's errors look as its clients know them: the setting `API_ERRORS` names, for the beginning of a path, the
+function that puts an error in that API's shape. Paths that it does not name are pages.
+"""
 
 from collections.abc import Callable
+from functools import cache
 from http import HTTPStatus
 
+from django.conf import settings
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.utils.module_loading import import_string
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from common.errors import ApplicationError, NotFound, Unavailable
+from common.errors import ApplicationError, ErrorAnswer, NotFound, Unavailable
 
-API_PREFIX = "/v1/"
+ErrorWriter = Callable[[ApplicationError], ErrorAnswer]
+
 RETRY_AFTER_SECONDS = 5
 # A view, or whoever authenticates for it, leaves headers for its response here (in `request.META`).
 RESPONSE_HEADERS = "meterbook.response_headers"
@@ -24,8 +32,14 @@ DJANGO_REFUSALS: dict[int, tuple[str, str]] = {
 }
 
 
-def error_response(error: ApplicationError) -> JsonResponse:
-    return JsonResponse(error.as_json(), status=error.status, headers=error.headers)
+@cache
+def _error_writers() -> dict[str, ErrorWriter]:
+    return {prefix: import_string(name) for prefix, name in settings.API_ERRORS.items()}
+
+
+def find_error_writer(path: str) -> ErrorWriter | None:
+    """Return what puts an error in the shape of the path's API; None for a page."""
+    return next((write for prefix, write in _error_writers().items() if path.startswith(prefix)), None)
 
 
 def store_unavailable() -> Unavailable:
@@ -41,36 +55,48 @@ class ApiErrorMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         response = self.get_response(request)
-        if not request.path.startswith(API_PREFIX):
+        write = find_error_writer(request.path)
+        if write is None:
             return response
         if response.status_code >= HTTPStatus.BAD_REQUEST and not _is_json(response):
-            response = _as_json(response)
+            response = _as_json(response, write)
         for name, value in request.META.get(RESPONSE_HEADERS, {}).items():
             response[name] = value
         return response
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
-        if not request.path.startswith(API_PREFIX):
-            return None
-        if isinstance(exception, ApplicationError):
-            return error_response(exception)
-        if isinstance(exception, Http404):
-            return error_response(NotFound("There is no such resource."))
-        if isinstance(exception, OperationalError | InterfaceError | RedisConnectionError):
-            return error_response(store_unavailable())
-        return None
+        write = find_error_writer(request.path)
+        error = None if write is None else _as_application_error(exception)
+        return None if write is None or error is None else _respond(write(error))
+
+
+def _as_application_error(exception: Exception) -> ApplicationError | None:
+    match exception:
+        case ApplicationError():
+            return exception
+        case Http404():
+            return NotFound("There is no such resource.")
+        case OperationalError() | InterfaceError() | RedisConnectionError():
+            return store_unavailable()
+    return None
+
+
+def _respond(answer: ErrorAnswer) -> JsonResponse:
+    return JsonResponse(answer.body, status=answer.status, headers=answer.headers)
 
 
 def _is_json(response: HttpResponseBase) -> bool:
     return response.get("Content-Type", "").partition(";")[0].endswith("json")
 
 
-def _as_json(response: HttpResponseBase) -> JsonResponse:
+def _as_json(response: HttpResponseBase, write: ErrorWriter) -> JsonResponse:
     """Return the same refusal in the API's shape, with the headers that belong to it (`Allow`, cookies)."""
     code, message = DJANGO_REFUSALS.get(
         response.status_code, ("refused", f"The request was refused ({response.status_code}).")
     )
-    answer = JsonResponse({"code": code, "message": message, "errors": []}, status=response.status_code)
+    error = ApplicationError(message, code=code)
+    error.status = response.status_code
+    answer = _respond(write(error))
     for name, value in response.items():
         if name not in {"Content-Type", "Content-Length"}:
             answer[name] = value
