@@ -108,8 +108,8 @@ def _is_ipv6(host: str) -> bool:
 
 
 def _refuse_private(host: str) -> None:
-    literal = host if _is_ipv6(host) else _ipv4_literal(host)
     name = host.rstrip(".")
+    literal = host if _is_ipv6(host) else _ipv4_literal(name)
     if literal is None:
         is_private = "." not in name or any(name == local or name.endswith(f".{local}") for local in LOCAL_NAMES)
     else:

@@ -28,6 +28,7 @@ from psycopg import AsyncConnection
 
 from alerts.clients.webhooks import ATTEMPT_SECONDS, WebhookSender
 from alerts.domain import Answer, Slots, allot_slots
+from alerts.payloads import in_order
 from alerts.services.deliveries import record_attempt, release_claims
 from alerts.services.log import CHANNEL
 from alerts.signatures import SecretUnreadable, open_secret, sign_message
@@ -179,8 +180,7 @@ class Courier:
 
 def message_body(payload: dict[str, Any]) -> str:
     """Return the text that is signed and sent: the same for every attempt, the type first."""
-    ordered = {name: payload[name] for name in ("type", "timestamp", "data")}
-    return msgspec.json.encode(ordered).decode()
+    return msgspec.json.encode(in_order(payload)).decode()
 
 
 def _with_connection(question: Callable[[], Result]) -> Result:

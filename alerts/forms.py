@@ -18,6 +18,7 @@ from alerts.services.quotas import DEFAULT_WARNING_PERCENTS, MAX_WARNINGS, SETTI
 from common.errors import ApplicationError, FieldError
 from common.numbers import exact_text
 from metering.api.serializers import Quantity
+from metering.forms import CUSTOMER_ATTRIBUTES, filters_text, metric_choices, parse_filters
 from metering.models import Metric
 
 KIND_CHOICES = [
@@ -32,8 +33,6 @@ API_FIELDS = {kind: name for name, kind in shapes.KIND_FIELDS.items()}
 # Where the API's names differ from the form's.
 FIELD_OF = {name: "value" for name in shapes.KIND_FIELDS} | {"filter": "filters", "recurring": "is_recurring"}
 SECONDS_OF = {"": 1, "s": 1, "min": 60, "m": 60, "h": 3_600, "d": 86_400}
-# The page's list of customers, for what is typed.
-CUSTOMER_ATTRIBUTES = {"list": "customer-ids", "autocomplete": "off"}
 DURATION_PART = re.compile(r"(\d{1,9})\s*(min|[smhd]|)(?![a-z])\s*", re.ASCII)
 
 
@@ -47,24 +46,6 @@ def parse_duration(text: str) -> int:
     if not text or place < len(text):
         raise forms.ValidationError("How long? Like “90 s”, “15 min”, “6 h” or “2 d”.")
     return seconds
-
-
-def filters_text(filters: Mapping[str, Sequence[str]]) -> str:
-    """Write filters as the form shows them, one dimension a line: `region = us | eu`."""
-    return "\n".join(f"{key} = {' | '.join(values)}" for key, values in filters.items())
-
-
-def parse_filters(text: str) -> dict[str, list[str]]:
-    filters: dict[str, list[str]] = {}
-    for line in filter(None, map(str.strip, text.splitlines())):
-        key, equals, values = line.partition("=")
-        listed = [value.strip() for value in values.split("|") if value.strip()]
-        if not equals or not listed:
-            raise forms.ValidationError(f"“{line}” is not like “region = us | eu”.")
-        if key.strip() in filters:
-            raise forms.ValidationError(f"{key.strip()} stands here twice; put its values in one line.")
-        filters[key.strip()] = listed
-    return filters
 
 
 class ThresholdForm(forms.Form):
@@ -155,10 +136,6 @@ class NewThresholdForm(ThresholdForm):
     def __init__(self, *args: Any, metrics: Sequence[Metric], **options: Any) -> None:
         super().__init__(*args, **options)
         self.fields["metric"].choices = metric_choices(metrics)  # type: ignore[attr-defined]  # a ChoiceField
-
-
-def metric_choices(metrics: Sequence[Metric]) -> list[tuple[str, str]]:
-    return [(metric.code, f"{metric.name} ({metric.code})" if metric.name else metric.code) for metric in metrics]
 
 
 def _initial_of(threshold: Threshold) -> dict[str, Any]:
@@ -333,11 +310,11 @@ def _initial_of_endpoint(endpoint: WebhookEndpoint) -> dict[str, Any]:
 
 
 class SubscriptionForm(forms.Form):
-    """How often the signed-in member is mailed; empty: not at all."""
+    """How often the signed-in member is mailed."""
 
+    NEVER = "never"
     frequency = forms.ChoiceField(
         label="Mail me",
-        choices=[("", "Not at all"), *((choice.value, choice.label.capitalize()) for choice in DigestFrequency)],
-        required=False,
+        choices=[(NEVER, "Not at all"), *((choice.value, choice.label.capitalize()) for choice in DigestFrequency)],
         help_text="One mail holds everything that was crossed since the one before.",
     )

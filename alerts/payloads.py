@@ -1,5 +1,6 @@
 """The one shape of an alert on every wire: the list, the stream, webhooks."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from alerts.models import Crossing
@@ -18,6 +19,11 @@ def crossing_json(crossing: Crossing) -> dict[str, Any]:
         "period": {"start": _time(crossing.period_start), "end": _time(crossing.period_end)},
         "triggered_at": _time(crossing.triggered_at),
     }
+
+
+def in_order(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a webhook's message in the order in which it is sent and shown, which the database does not keep."""
+    return {name: payload[name] for name in ("type", "timestamp", "data")}
 
 
 def _time(moment: Any) -> str:

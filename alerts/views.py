@@ -77,7 +77,7 @@ def alert_email(request: HttpRequest, caller: Caller) -> HttpResponse:
     form = SubscriptionForm(request.POST if request.method == "POST" else None)
     if form.is_valid():
         frequency = form.cleaned_data["frequency"]
-        if frequency:
+        if frequency != SubscriptionForm.NEVER:
             email_services.subscribe(membership=membership, frequency=DigestFrequency(frequency))
             messages.success(request, "You get what is crossed from now on.")
         else:

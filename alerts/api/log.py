@@ -9,6 +9,7 @@ from accounts.domain import Scope
 from alerts import queries
 from alerts.api import serializers as shapes
 from alerts.payloads import crossing_json
+from alerts.queries.emails import last_offset
 
 
 class AlertListView(CallerView):
@@ -19,6 +20,8 @@ class AlertListView(CallerView):
     @extend_schema(operation_id="list_alerts", parameters=[shapes.AlertListQuery], responses=shapes.AlertPage)
     def get(self, request: Request) -> Response:
         since, limit = self.query["since"], self.query["limit"]
+        # Before the alerts: what is in the log by then, they show.
+        end = last_offset(organization_id=self.caller.organization.pk)
         crossings = queries.list_crossings(
             organization=self.caller.organization,
             since=since,
@@ -28,4 +31,5 @@ class AlertListView(CallerView):
             metric_codes=self.caller.metric_codes,
         )[:limit]
         data = [crossing_json(crossing) for crossing in crossings]
-        return Response({"data": data, "next_offset": data[-1]["offset"] if data else str(since)})
+        following = data[-1]["offset"] if data else str(since)
+        return Response({"data": data, "next_offset": following, "last_offset": str(end)})

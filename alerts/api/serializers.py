@@ -11,7 +11,7 @@ from alerts.domain import ThresholdKind
 from alerts.models import Threshold
 from common.api import Flag, ListQuery, StrictSerializer, Text, WholeNumber
 from common.numbers import exact_text
-from metering.api.serializers import CODE, ExactText, Quantity
+from metering.api.serializers import ExactText, Quantity, checked_threshold_code
 
 MAX_FILTERED_VALUES = 100
 MAX_NAMES = 100
@@ -58,9 +58,7 @@ class ThresholdFields(StrictSerializer):
     recurring = Flag(required=False)
 
     def validate_code(self, code: str) -> str:
-        if not CODE.match(code):
-            raise serializers.ValidationError("A code has lower-case letters, digits and _ . : -.")
-        return code
+        return checked_threshold_code(code)
 
     @staticmethod
     def changes_of(attributes: dict[str, Any]) -> dict[str, Any]:
@@ -169,3 +167,4 @@ class AlertRead(serializers.Serializer):
 class AlertPage(serializers.Serializer):
     data = AlertRead(many=True)  # type: ignore[assignment]  # the wire's name, not the serializer's own `data`
     next_offset = serializers.CharField(help_text="`since` of the next request.")
+    last_offset = serializers.CharField(help_text="Where the log ends: every alert up to here could be in this answer.")

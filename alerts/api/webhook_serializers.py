@@ -63,14 +63,14 @@ class RotatedSecretRead(serializers.Serializer):
 
 
 class DeliveryListQuery(ListQuery):
-    state = serializers.ChoiceField(choices=DeliveryState.values, required=False)
+    state = serializers.ChoiceField(choices=DeliveryState.choices, required=False)
 
 
 class DeliveryRead(serializers.Serializer):
     id = serializers.CharField()
     message_id = serializers.CharField(help_text="`webhook-id` of every attempt and replay.")
     type = serializers.CharField()
-    state = serializers.ChoiceField(choices=DeliveryState.values)
+    state = serializers.ChoiceField(choices=DeliveryState.choices)
     attempt_count = serializers.IntegerField()
     next_attempt_at = serializers.DateTimeField(allow_null=True)
     created_at = serializers.DateTimeField()
@@ -94,12 +94,12 @@ class DeliveryDetailRead(DeliveryRead):
 
 
 class EmailSubscriptionWrite(StrictSerializer):
-    frequency = serializers.ChoiceField(choices=DigestFrequency.values)
+    frequency = serializers.ChoiceField(choices=DigestFrequency.choices)
 
 
 class EmailSubscriptionRead(serializers.Serializer):
     email = serializers.CharField()
-    frequency = serializers.ChoiceField(choices=DigestFrequency.values)
+    frequency = serializers.ChoiceField(choices=DigestFrequency.choices)
     last_sent_at = serializers.DateTimeField(allow_null=True)
     created_at = serializers.DateTimeField()
 

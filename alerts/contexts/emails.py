@@ -32,9 +32,9 @@ class EmailPage:
 
 
 def initial_frequency(membership: Membership) -> str:
-    """Return the visitor's frequency; empty: not at all."""
+    """Return the visitor's choice as the form has it."""
     subscription = find_subscription(membership=membership)
-    return subscription.frequency if subscription else ""
+    return subscription.frequency if subscription else SubscriptionForm.NEVER
 
 
 def get_email_page(caller: Caller, membership: Membership, form: SubscriptionForm) -> EmailPage:

@@ -15,6 +15,7 @@ from django.utils import timezone
 from accounts.access import Caller
 from accounts.models import Customer, Organization
 from accounts.pages import text_parameter
+from accounts.queries import suggest_customers
 from alerts.contexts.webhooks import DELIVERY_CLASSES, endpoint_name
 from alerts.contexts.words import crossed_text, filter_texts, period_text, with_parameters
 from alerts.domain import ThresholdKind
@@ -86,10 +87,6 @@ class AlertListPage:
     problems: list[str]
     next_url: str
     first_url: str
-
-
-# A list of more is no help: the id is typed anyway.
-MAX_SUGGESTED_CUSTOMERS = 100
 
 
 def get_alert_list(request: HttpRequest, caller: Caller) -> AlertListPage:
@@ -205,11 +202,6 @@ def metric_options(organization: Organization, chosen: Metric | None) -> list[Op
     return [
         Option(metric.code, metric_name(metric), chosen is not None and metric.pk == chosen.pk) for metric in metrics
     ]
-
-
-def suggest_customers(organization: Organization) -> list[str]:
-    customers = Customer.objects.for_organization(organization).order_by("external_id")
-    return list(customers.values_list("external_id", flat=True)[:MAX_SUGGESTED_CUSTOMERS])
 
 
 def _list_wanted(organization: Organization, wanted: Wanted) -> TenantQuerySet:

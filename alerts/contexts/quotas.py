@@ -15,7 +15,8 @@ from django.utils import timezone
 from accounts.access import Caller
 from accounts.models import Customer, Organization
 from accounts.pages import text_parameter
-from alerts.contexts.log import metric_options, read_filters, suggest_customers
+from accounts.queries import suggest_customers
+from alerts.contexts.log import metric_options, read_filters
 from alerts.contexts.words import period_text, share_width, with_parameters, with_unit
 from alerts.domain import QuotaMode, judge_quota
 from alerts.forms import QuotaForm

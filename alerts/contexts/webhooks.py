@@ -21,6 +21,7 @@ from accounts.pages import text_parameter
 from alerts.contexts.words import with_parameters
 from alerts.forms import EndpointForm
 from alerts.models import Delivery, DeliveryState, WebhookEndpoint
+from alerts.payloads import in_order
 from alerts.queries.webhooks import list_attempts, list_deliveries, list_endpoints
 from metering.contexts.breakdown import Link
 
@@ -216,7 +217,7 @@ def get_delivery_page(caller: Caller, delivery: Delivery) -> DeliveryPage:
         row=_delivery_row(organization, delivery),
         endpoint=endpoint,
         message_id=delivery.message_id,
-        payload_text=json.dumps(delivery.payload, indent=2, ensure_ascii=False),
+        payload_text=json.dumps(in_order(delivery.payload), indent=2, ensure_ascii=False),
         attempts=[
             AttemptRow(
                 attempted_at=attempt.attempted_at,

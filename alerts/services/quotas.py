@@ -19,13 +19,15 @@ from alerts.domain import QuotaMode, ThresholdOrigin, warning_value
 from alerts.models import Quota, Threshold
 from alerts.queries.quotas import list_own_quotas
 from alerts.services.judging import Target
-from common.errors import Conflict, InvalidInput
+from common.errors import Conflict, InvalidInput, NotFound
 from common.numbers import exact_text
 from metering.models import Aggregation, Metric
 
 MAX_WARNINGS = 8
 MAX_WARNING_PERCENT = 1000
 DEFAULT_WARNING_PERCENTS = (80, 95, 100)
+# No other threshold may be called so (`metering.api.serializers`).
+WARNING_PREFIX = "quota_"
 
 
 class QuotaExists(Conflict):
@@ -80,13 +82,19 @@ def create_quota(
 
 @transaction.atomic
 def update_quota(*, quota: Quota, changes: Mapping[str, Any], actor: str, now: datetime) -> Quota:
-    """Change a quota. Warnings whose value changes are armed anew: they may be told again in the same period."""
-    locked: Quota = (
+    """Change a quota. Warnings whose value changes are armed anew: they may be told again in the same period.
+
+    Raises `NotFound` for one that was deleted meanwhile.
+    """
+    locked: Quota | None = (
         Quota.objects.for_organization(quota.organization_id)
         .select_for_update(of=("self",), no_key=True)
         .select_related("organization", "metric", "customer")
-        .get(pk=quota.pk)
+        .filter(pk=quota.pk)
+        .first()
     )
+    if locked is None:
+        raise NotFound("There is no such quota.")
     wanted = {name: _in_order(value) if name == "warning_percents" else value for name, value in changes.items()}
     changed = {name: value for name, value in wanted.items() if getattr(locked, name) != value}
     if not changed:
@@ -178,7 +186,7 @@ def _warning_values(quota: Quota) -> dict[str, Decimal]:
     """Return the value of each warning by its threshold's code; none without a limit to be a part of."""
     if not quota.limit:
         return {}
-    return {f"quota_{percent}": warning_value(quota.limit, percent) for percent in quota.warning_percents}
+    return {f"{WARNING_PREFIX}{percent}": warning_value(quota.limit, percent) for percent in quota.warning_percents}
 
 
 def _live_warnings(quota: Quota) -> Any:

@@ -94,6 +94,7 @@ class TestThresholds:
             ({"value": "1_000"}, 422, "invalid", ["value"]),
             ({"value": True}, 422, "invalid", ["value"]),
             ({"value": 1, "code": "Big Cap"}, 422, "invalid", ["code"]),
+            ({"value": 1, "code": "quota_80"}, 422, "invalid", ["code"]),
             ({"value": 1, "filter": {"planet": "mars"}}, 422, "unknown_dimension", ["filter.planet"]),
             ({"value": 1, "filter": {"region": []}}, 422, "invalid", ["filter.region"]),
             ({"value": 1, "filter": {"region": [1]}}, 422, "invalid", ["filter.region"]),
@@ -166,7 +167,9 @@ class TestLog:
 
         assert [alert["offset"] for alert in first["data"] + rest["data"]] == [str(n) for n in range(1, 16)]
         assert first["next_offset"] == "4"
-        assert api.get("/v1/alerts", since=rest["next_offset"]) == {"data": [], "next_offset": "15"}
+        assert {first["last_offset"], rest["last_offset"]} == {"15"}
+        nothing_new = {"data": [], "next_offset": "15", "last_offset": "15"}
+        assert api.get("/v1/alerts", since=rest["next_offset"]) == nothing_new
 
     def test_an_alert_as_the_contract_says(self, watch: Watch, api: Api) -> None:
         make(api, value="2.50", customer="ann")
@@ -227,7 +230,7 @@ class TestLog:
         watch.evaluate()
 
         assert len(watch.told()) == 2
-        assert outsider_client.get("/v1/alerts").json() == {"data": [], "next_offset": "0"}
+        assert outsider_client.get("/v1/alerts").json() == {"data": [], "next_offset": "0", "last_offset": "0"}
 
 
 class TestFlags:

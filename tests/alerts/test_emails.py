@@ -11,7 +11,6 @@ from django.core.mail import EmailMultiAlternatives
 from django.utils import timezone
 
 from accounts.models import Membership, Organization, Role, User
-from alerts.clients.mail import MailRun
 from alerts.domain import DigestFrequency
 from alerts.models import EmailSubscription, WebhookEndpoint
 from alerts.services.emails import (
@@ -23,6 +22,7 @@ from alerts.services.emails import (
     unsubscribe,
 )
 from alerts.services.webhooks import EndpointDefinition, create_endpoint
+from common.mail import MailRun
 from tests import factories
 from tests.alerts.mail_server import MailServer, mail_server
 from tests.alerts.watch import Watch

@@ -13,7 +13,7 @@ from alerts.models import Quota, Threshold
 from alerts.queries.quotas import check_quota
 from alerts.services.quotas import QuotaExists, ThresholdCodeTaken, delete_quota
 from alerts.services.thresholds import ThresholdDeclaredElsewhere, archive_threshold
-from common.errors import InvalidInput
+from common.errors import InvalidInput, NotFound
 from metering.services.metrics import archive_metric
 from tests.alerts.gate import MICROSECOND, MINUTE, Gate
 from tests.alerts.watch import Told
@@ -266,6 +266,14 @@ class TestSettings:
 
         quota.refresh_from_db()
         assert (quota.mode, quota.limit, warnings()["quota_100"]) == ("soft", Decimal(10), Decimal(10))
+
+    def test_changing_one_that_was_deleted_meanwhile_is_refused(self, gate: Gate) -> None:
+        gate.define("m", "sum")
+        quota = gate.limit(10)
+        delete_quota(quota=Quota.objects.all_tenants().get(), actor="test", now=gate.now)
+
+        with pytest.raises(NotFound):
+            gate.change(quota, limit=Decimal(20))
 
     def test_deleting_twice_is_the_same_as_once(self, gate: Gate) -> None:
         gate.define("m", "sum")

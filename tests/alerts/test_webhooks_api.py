@@ -85,6 +85,7 @@ class TestEndpoints:
             ("https://127.1/", "private_address"),
             ("https://2130706433/", "private_address"),
             ("https://0x7f.0.0.1/", "private_address"),
+            ("https://127.0.0.1./", "private_address"),
             ("https://0177.0.0.1/", "private_address"),
             ("https://10.1.2.3/", "private_address"),
             ("https://169.254.169.254/latest/meta-data", "private_address"),

@@ -101,6 +101,7 @@ class TestCreate:
             ({"thresholds": [{"code": "t", "value": True}]}, "thresholds[0].value"),
             ({"thresholds": [{"code": "t", "value": "1e400"}]}, "thresholds[0].value"),
             ({"thresholds": [{"code": "T", "value": "1"}]}, "thresholds[0].code"),
+            ({"thresholds": [{"code": "quota_80", "value": "1"}]}, "thresholds[0].code"),
             ({"thresholds": [{"code": "t", "value": 1}, {"code": "t", "value": 2}]}, "thresholds"),
             ({"surprise": 1}, "surprise"),
         ],

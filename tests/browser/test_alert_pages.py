@@ -22,6 +22,13 @@ pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
 Use = Callable[..., None]
 HOOK = "https://hooks.example.com/in/meterbook"
+# What of a row that is stacked on a narrow screen lies beyond the card, where nobody scrolls.
+CUT_OFF = """
+[...document.querySelectorAll(".is-stacked td, .is-stacked th, .is-stacked td *, .is-stacked th *")]
+    .filter(piece => getComputedStyle(piece.closest("tr")).display === "grid")
+    .filter(piece => piece.getBoundingClientRect().right > innerWidth - 16)
+    .map(piece => piece.textContent)
+"""
 # Of the browser's own patience for a broken stream and ours, and of a busy machine.
 SECONDS = 20_000
 
@@ -195,6 +202,9 @@ class TestLook:
         endpoint = api.post("/v1/webhook-endpoints", json={"url": url}).json()["id"]
         delivery = api.post(f"/v1/webhook-endpoints/{endpoint}/test").json()["id"]
         use(customer, 3)
+        long_code = {"code": "the_customer_has_called_three_times_and_that_is_all", "metric": "calls", "value": 3}
+        assert api.post("/v1/thresholds", json=long_code).status_code == 201
+        use(customer, 1)
         found = Customer.objects.for_organization(org).get(external_id=customer)
         assert api.post("/v1/quotas", json=quota).status_code == 201
         filtered = {"code": "silent_in_europe", "metric": "calls", "silence_seconds": 90, "filter": {"region": "eu"}}
@@ -227,6 +237,7 @@ class TestLook:
             assert answer.status == 200, path
             width = page.evaluate("document.documentElement.scrollWidth")
             assert width <= size["width"], path
+            assert page.evaluate(CUT_OFF) == [], path
         assert complaints == []
 
     def test_pages_work_without_scripts(

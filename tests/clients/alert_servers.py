@@ -129,6 +129,7 @@ def _handler_of(servers: AlertServers) -> type[BaseHTTPRequestHandler]:
             body = {
                 "data": [alert_body(offset, **servers.fields[offset]) for offset in found],
                 "next_offset": following,
+                "last_offset": str(max(servers.offsets, default=0)),
             }
             self._answer(200, json.dumps(body).encode())
 

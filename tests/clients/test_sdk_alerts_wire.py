@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
@@ -15,6 +16,8 @@ from tests.clients.conftest import IMPATIENT
 from tests.runtime.installation import wait_for
 
 SECONDS = 20.0
+# Before the time of every other alert.
+EARLIER = datetime(2026, 11, 1, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -46,22 +49,23 @@ class TestWhereItBegins:
             servers.append(1235)
 
             assert take(subscription, 1) == [1235]
-        assert len(servers.log_requests) < 25  # the end of the log is searched for, not paged to
+        assert len(servers.log_requests) == 1  # the server says where the log ends
 
-    @pytest.mark.parametrize("length", [0, 1, 2, 3, 4, 5, 16, 17, 84, 85, 86])
-    def test_end_of_the_log_is_found_whatever_its_length(
-        self, length: int, client: Client, servers: AlertServers
+    @pytest.mark.parametrize("length", [0, 1, 2, 3, 4, 5, 16, 17, 84, 85, 86, 1234])
+    def test_a_moment_in_the_log_is_searched_for_whatever_its_length(
+        self, client: Client, servers: AlertServers, length: int
     ) -> None:
-        servers.append(*range(1, length + 1))
+        servers.append(*range(1, length + 1), triggered_at=EARLIER.isoformat())
+        servers.append(*range(length + 1, length + 4))
 
-        with client.alerts.subscribe() as subscription:
-            assert subscription.offsets() == length
+        assert client.alerts.find_position(before=EARLIER + timedelta(seconds=1)) == length
+        assert len(servers.log_requests) < 25
 
-    def test_end_is_found_where_the_visible_offsets_have_gaps(self, client: Client, servers: AlertServers) -> None:
-        servers.append(3, 7, 40, 41, 900)
+    def test_a_moment_is_found_where_the_visible_offsets_have_gaps(self, client: Client, servers: AlertServers) -> None:
+        servers.append(3, 7, 40, 41, triggered_at=EARLIER.isoformat())
+        servers.append(900)
 
-        with client.alerts.subscribe() as subscription:
-            assert subscription.offsets() == 900
+        assert client.alerts.find_position(before=EARLIER + timedelta(seconds=1)) == 41
 
     def test_what_came_before_the_first_connection_is_not_missed(self, client: Client, servers: AlertServers) -> None:
         servers.append(1)

@@ -12,8 +12,9 @@ from django.test import Client
 
 from accounts.models import Organization
 from alerts.contexts import thresholds as threshold_context
-from alerts.forms import filters_text, parse_duration, parse_filters
+from alerts.forms import parse_duration
 from alerts.models import Threshold
+from metering.forms import filters_text, parse_filters
 from metering.models import Metric
 from metering.services.metrics import update_metric
 from tests import factories
@@ -324,6 +325,9 @@ class TestWhy:
         crossed.threshold("m", "ninety", 90, kind="percent_of_included")
         crossed.evaluate()
 
+        rows = {row.code: row for row in page_of(browser.get(page_url("thresholds/"))).rows}
+        standing = rows["ninety"].standing
+        assert (standing.label, standing.note) == ("nothing to compare", "no plan includes the metric")
         page = self.ask(browser, page_url, crossed, "ann", "ninety")
 
         assert page.answer.badge == "nothing to compare"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,6 +14,7 @@ from django.utils import timezone
 
 from accounts.models import Organization, User
 from alerts.contexts import webhooks as webhook_context
+from alerts.courier import message_body
 from alerts.models import Delivery, DeliveryAttempt, EmailSubscription, WebhookEndpoint
 from config.celery import app as celery_app
 from metering.services.metrics import archive_metric
@@ -178,6 +180,14 @@ class TestWebhooks:
 
         assert browser.get(page_url(f"webhooks/{other.pk}/deliveries/{delivery.pk}/")).status_code == 404
 
+    def test_message_is_shown_as_it_is_sent(
+        self, browser: Client, page_url: PageUrl, url: str, org: Organization
+    ) -> None:
+        shown = page_of(browser.get(browser.post(f"{url}test").headers["Location"])).payload_text
+
+        sent = message_body(Delivery.objects.for_organization(org).get().payload)
+        assert json.dumps(json.loads(sent), indent=2) == shown
+
     def test_deleted_goes_with_its_deliveries(
         self, browser: Client, page_url: PageUrl, url: str, org: Organization
     ) -> None:
@@ -233,7 +243,7 @@ class TestEmail:
 
         viewers_browser.post(url, {"frequency": "hourly"})
         assert EmailSubscription.objects.for_organization(org).get().frequency == "hourly"
-        viewers_browser.post(url, {"frequency": ""})
+        viewers_browser.post(url, {"frequency": "never"})
         assert not EmailSubscription.objects.for_organization(org).exists()
 
     def test_unknown_frequency_is_refused(self, browser: Client, page_url: PageUrl, org: Organization) -> None:

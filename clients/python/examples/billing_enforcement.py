@@ -67,9 +67,7 @@ def main() -> None:
         with UsageCaps(client, thresholds={"hard_cap"}, metrics=METRIC) as caps:
             caps.wait_until_ready(30)
             enforcement = Enforcement(caps, buffer, metric=METRIC)
-            server = serve(
-                WSGIEnforcement(api, enforcement, customer_of=lambda environ: environ.get("HTTP_X_CUSTOMER"))
-            )
+            server = serve(WSGIEnforcement(api, enforcement, customer_of=customer_of))
 
             served, deadline = 0, time.monotonic() + options.seconds
             status, body = call(server.server_port, options.customer)

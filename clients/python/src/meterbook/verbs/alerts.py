@@ -75,16 +75,19 @@ def list_alerts(
 
 
 def find_position(*, customers: Names = (), metrics: Names = (), before: datetime | None = None) -> Plan[int]:
-    """Return the offset of the last alert there is (0: none); with `before`, of the last that was triggered earlier.
+    """Return where the log ends (0: it is empty); with `before`, the offset of the last alert triggered earlier.
 
-    Asks for single alerts, about twice the logarithm of the log's length times, however long the log is.
+    The end is one question. The other asks for single alerts, about twice the logarithm of the log's length times.
     """
+    if before is None:
+        first = yield from one_object(alerts_call(since=0, limit=1))
+        return int(first["last_offset"])
     customers, metrics = listed(customers), listed(metrics)
     reached, beyond, probe = 0, None, 0
     while beyond is None or reached < beyond:
         call = alerts_call(since=probe, limit=1, customers=customers, metrics=metrics)
         found = read_page((yield from one_object(call)))
-        if found and (before is None or found[0].triggered_at < before):
+        if found and found[0].triggered_at < before:
             reached = found[0].offset
         else:
             beyond = probe
