@@ -24,6 +24,8 @@ PERIOD_CHOICES = [
     (PeriodType.DAY, "Day"),
     (PeriodType.WEEK, "Week, from Monday"),
 ]
+# The page's list of customers, for what is typed.
+CUSTOMER_ATTRIBUTES = {"list": "customer-ids", "autocomplete": "off"}
 # Where the API's shapes nest, the form is flat.
 FIELD_OF = {"period": "period_type"}
 
@@ -69,6 +71,28 @@ def _parse_threshold(line: str) -> dict[str, Any]:
     if mark.strip() not in {"", "recurring"}:
         raise forms.ValidationError(f"What is “{mark.strip()}”? A line is `code = value` or `code = value recurring`.")
     return {"code": code.strip(), "value": value, "recurring": bool(mark)}
+
+
+def filters_text(filters: Mapping[str, Sequence[str]]) -> str:
+    """Write filters as the form shows them, one dimension a line: `region = us | eu`."""
+    return "\n".join(f"{key} = {' | '.join(values)}" for key, values in filters.items())
+
+
+def parse_filters(text: str) -> dict[str, list[str]]:
+    filters: dict[str, list[str]] = {}
+    for line in _lines(text):
+        key, equals, values = line.partition("=")
+        listed = [value.strip() for value in values.split("|") if value.strip()]
+        if not equals or not listed:
+            raise forms.ValidationError(f"“{line}” is not like “region = us | eu”.")
+        if key.strip() in filters:
+            raise forms.ValidationError(f"{key.strip()} stands here twice; put its values in one line.")
+        filters[key.strip()] = listed
+    return filters
+
+
+def metric_choices(metrics: Sequence[Metric]) -> list[tuple[str, str]]:
+    return [(metric.code, f"{metric.name} ({metric.code})" if metric.name else metric.code) for metric in metrics]
 
 
 def _lines(text: str) -> Iterator[str]:

@@ -1,1 +1,1 @@
-"""Talking to the outside: webhook requests and mail. The only modules of the app that do."""
+"""Talking to the outside: webhook requests. The only module of the app that does."""

@@ -17,16 +17,15 @@ import structlog
 from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import Q
-from django.template.loader import render_to_string
 from django.urls import reverse
 from kombu.exceptions import OperationalError as BrokerUnavailable
 
 from accounts.models import Membership, Organization
-from alerts.clients.mail import MailRun
 from alerts.domain import DigestFrequency, ThresholdKind, latest_digest_time
 from alerts.models import Crossing, EmailSubscription, WebhookEndpoint
 from alerts.queries import emails as queries
 from common.errors import Unavailable
+from common.mail import MailRun, Texts, render_texts
 from common.numbers import exact_text
 
 MAX_LISTED = 50
@@ -39,7 +38,7 @@ MAX_MAILS_PER_RUN = 1_000
 # A notice that no mail server takes for a day is not worth repeating; the endpoint's page says the same.
 NOTICE_LIFETIME = timedelta(days=1)
 # The first half of the advisory lock's key; the endpoint is the second.
-NOTICE_LOCK = 730_004
+NOTICE_LOCK = 730_005
 
 logger = structlog.get_logger("meterbook.mail")
 
@@ -267,8 +266,5 @@ def _webhook_url(endpoint: WebhookEndpoint) -> str:
     return settings.PUBLIC_URL + reverse("alerts:webhook", args=[endpoint.organization_id, endpoint.pk])
 
 
-def _render(name: str, context: dict[str, Any]) -> dict[str, str]:
-    return {
-        "text": render_to_string(f"alerts/email/{name}.txt", context),
-        "html": render_to_string(f"alerts/email/{name}.html", context),
-    }
+def _render(name: str, context: dict[str, Any]) -> Texts:
+    return render_texts(f"alerts/email/{name}", context)

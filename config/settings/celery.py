@@ -39,8 +39,14 @@ CELERY_BEAT_SCHEDULE = {
     "alerts.sweep_changes": {"task": "alerts.sweep_changes", "schedule": 2.0, "options": {"expires": 10.0}},
     "alerts.check_silence": {"task": "alerts.check_silence", "schedule": 20.0, "options": {"expires": 60.0}},
     "alerts.send_due_mails": {"task": "alerts.send_due_mails", "schedule": 60.0, "options": {"expires": 60.0}},
+    "usage_reports.send_due_reports": {
+        "task": "usage_reports.send_due_reports",
+        "schedule": 60.0,
+        "options": {"expires": 60.0},
+    },
     # By the clock, not every 3,600 s: beat remembers nothing over a restart.
     "metering.prune_expired_rows": {"task": "metering.prune_expired_rows", "schedule": crontab(minute="7")},
     "alerts.prune_reservations": {"task": "alerts.prune_reservations", "schedule": crontab(minute="37")},
+    "usage_reports.prune_runs": {"task": "usage_reports.prune_runs", "schedule": crontab(minute="52")},
     "alerts.prune_deliveries": {"task": "alerts.prune_deliveries", "schedule": crontab(minute="22")},
 }

@@ -1,19 +1,13 @@
-"""`POST /v1/usage/export`: a breakdown or a series as a file.
-
-The file is written whole, in one snapshot of the data, before the answer begins: an export that fails answers an
-error and not the first half of a file, and a slow receiver holds no transaction open. It waits on disk when large.
-"""
+"""`POST /v1/usage/export`: a breakdown or a series as a file."""
 
 from __future__ import annotations
 
 import re
-from contextlib import ExitStack
-from tempfile import SpooledTemporaryFile
 from typing import Any
 
 from django.http import FileResponse
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import serializers
 from rest_framework.request import Request
 
@@ -21,30 +15,32 @@ from accounts.domain import Scope
 from common.api import Text
 from metering.api import serializers as shapes
 from metering.api.base import get_subject
-from metering.api.export_formats import FORMATS, ExportFormat
 from metering.api.usage import UsageView
 from metering.domain import Granularity, Mode
+from metering.export_files import answer_with_file
+from metering.export_formats import FORMATS
 from metering.queries.exports import (
     ExportSelection,
     UsageTable,
     breakdown_table,
-    export_snapshot,
     series_table,
 )
 from metering.queries.periods import usage_zone
 
-# Up to here a file stays in memory.
-SPOOL_BYTES = 1024 * 1024
 SERIES_ONLY = ("tz", "mode")
 
 
+@extend_schema_field({"type": ["string", "null", "array"], "minItems": 1, "items": {"type": ["string", "null"]}})
 class FilterValues(serializers.Field[Any, Any, Any, Any]):
-    """One value, or a list of values of which any will do."""
+    """One value, or a list of values of which any will do; null: the event does not have the dimension."""
 
-    def to_internal_value(self, data: Any) -> tuple[str, ...]:
-        values = [data] if isinstance(data, str) else data
-        if not isinstance(values, list) or not values or not all(isinstance(value, str) for value in values):
-            raise serializers.ValidationError("Give a string or a list of strings.", "invalid")
+    def run_validation(self, data: Any = serializers.empty) -> Any:
+        return self.to_internal_value(data)  # DRF would take null for an absent field
+
+    def to_internal_value(self, data: Any) -> tuple[str | None, ...]:
+        values = data if isinstance(data, list) else [data]
+        if not values or not all(value is None or isinstance(value, str) for value in values):
+            raise serializers.ValidationError("Give a string or null, or a list of such.", "invalid")
         return tuple(values)
 
 
@@ -55,7 +51,7 @@ class ExportWrite(shapes.RangeQuery):
     group_by = serializers.ListField(child=Text(max_length=128), required=False, max_length=shapes.MAX_DIMENSIONS + 1)
     granularity = serializers.ChoiceField(choices=[choice.value for choice in Granularity], required=False)
     tz = shapes.ZoneName(required=False, max_length=64)
-    mode = serializers.ChoiceField(choices=[choice.value for choice in Mode], required=False)
+    mode = serializers.ChoiceField(choices=shapes.MODES, required=False)
     format = serializers.ChoiceField(choices=list(FORMATS), default="csv")
 
     def validate(self, attributes: dict[str, Any]) -> dict[str, Any]:
@@ -82,19 +78,7 @@ class ExportView(UsageView):
         self.subject = get_subject(self.caller, metric=self.query["metric"], customer=self.query.get("customer"))
         self._check_names()
         selection = self._read_export()
-        export_format = FORMATS[self.query["format"]]
-        with ExitStack() as opened:
-            file = opened.enter_context(SpooledTemporaryFile(max_size=SPOOL_BYTES))
-            with export_snapshot():
-                export_format.write(self._table(selection), file)
-            file.seek(0)
-            opened.pop_all()  # from here on the answer closes it
-        return FileResponse(
-            file,
-            as_attachment=True,
-            filename=_file_name(selection, export_format),
-            content_type=export_format.content_type,
-        )
+        return answer_with_file(self._table(selection), selection, FORMATS[self.query["format"]])
 
     def _read_export(self) -> ExportSelection:
         group_by = self.query.get("group_by", [])
@@ -117,9 +101,3 @@ class ExportView(UsageView):
             mode=Mode(self.query.get("mode", Mode.INCREMENTAL)),
             now=self.now,
         )
-
-
-def _file_name(selection: ExportSelection, export_format: ExportFormat) -> str:
-    """Return a name that every file system takes: a code may hold a colon."""
-    code = selection.metric.code.replace(":", "_")
-    return f"usage-{code}-{selection.span.start:%Y-%m-%d}-{selection.span.end:%Y-%m-%d}.{export_format.extension}"

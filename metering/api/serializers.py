@@ -18,11 +18,14 @@ from metering.catalogs import MetricDefinition
 from metering.domain import Granularity, Mode
 from metering.models import Aggregation, Metric, PeriodType
 
+MODES = [mode.value for mode in Mode]
 MAX_DIMENSIONS = 16
 MAX_DIMENSION_VALUES = 1000
 MAX_THRESHOLDS = 8
 MAX_PERIOD_DAYS = 3660
 CODE = re.compile(r"[a-z0-9_.:-]{1,64}\Z", re.ASCII)
+# Thresholds that quotas declare are called so, and no others.
+QUOTA_PREFIX = "quota_"
 KEY = re.compile(r"[A-Za-z0-9_.:-]{1,128}\Z", re.ASCII)
 # A dimension may not take the name under which breakdowns list the customer.
 RESERVED_KEYS = frozenset({"customer"})
@@ -86,14 +89,26 @@ class PeriodWrite(StrictSerializer):
         return attributes
 
 
+def checked_threshold_code(code: str) -> str:
+    """Return the code. Raises `ValidationError` for what a threshold cannot be called."""
+    if not CODE.match(code):
+        raise serializers.ValidationError("A code has lower-case letters, digits and _ . : -.")
+    if code.startswith(QUOTA_PREFIX):
+        raise serializers.ValidationError(
+            f"Codes that begin with {QUOTA_PREFIX} are for the warnings of quotas.", "reserved_code"
+        )
+    return code
+
+
 class ThresholdWrite(StrictSerializer):
     code = ExactText(max_length=64)
     value = Quantity()
     recurring = Flag(default=False)
 
+    def validate_code(self, code: str) -> str:
+        return checked_threshold_code(code)
+
     def validate(self, attributes: dict[str, Any]) -> dict[str, Any]:
-        if not CODE.match(attributes["code"]):
-            raise serializers.ValidationError({"code": "A code has lower-case letters, digits and _ . : -."})
         if attributes["value"] <= 0:
             raise serializers.ValidationError({"value": "A threshold lies above zero."})
         return {**attributes, "value": exact_text(attributes["value"])}
@@ -270,5 +285,5 @@ class BreakdownQuery(RangeQuery):
 class SeriesQuery(RangeQuery):
     granularity = serializers.ChoiceField(choices=[choice.value for choice in Granularity], default=Granularity.DAY)
     tz = ZoneName(required=False, max_length=64)
-    mode = serializers.ChoiceField(choices=[choice.value for choice in Mode], default=Mode.INCREMENTAL)
+    mode = serializers.ChoiceField(choices=MODES, default=Mode.INCREMENTAL)
     group_by = serializers.ListField(child=Text(max_length=128), required=False, max_length=MAX_DIMENSIONS + 1)

@@ -95,7 +95,7 @@ class UsageView(FreeNamesView):
             if key not in declared:
                 message = "The metric does not declare this dimension."
                 raise InvalidInput.of(f"filter[{key}]", message, "unknown_dimension")
-            if len(values) > MAX_FILTER_VALUES or any("\x00" in value for value in values):
+            if len(values) > MAX_FILTER_VALUES or any("\x00" in (value or "") for value in values):
                 raise InvalidInput.of(f"filter[{key}]", f"At most {MAX_FILTER_VALUES} values, without NUL.", "invalid")
         group_by = self.query.get("group_by", [])
         for key in group_by:

@@ -11,7 +11,7 @@ from typing import IO, Any, NamedTuple
 import msgspec
 
 from common.numbers import exact_text
-from metering.queries.exports import Cell, Column, ColumnKind, UsageTable
+from metering.queries.exports import Cell, Column, ColumnKind, ExportSelection, UsageTable
 
 ROWS_AT_ONCE = 5_000
 # A spreadsheet takes text that begins with one of these for a formula.
@@ -168,3 +168,9 @@ FORMATS = {
     "ndjson": ExportFormat("ndjson", "application/x-ndjson", write_ndjson),
     "parquet": ExportFormat("parquet", "application/vnd.apache.parquet", write_parquet),
 }
+
+
+def export_file_name(selection: ExportSelection, export_format: ExportFormat) -> str:
+    """Return a name that every file system takes: a code may hold a colon."""
+    code = selection.metric.code.replace(":", "_")
+    return f"usage-{code}-{selection.span.start:%Y-%m-%d}-{selection.span.end:%Y-%m-%d}.{export_format.extension}"

@@ -1,0 +1,5 @@
+from django.apps import AppConfig
+
+
+class UsageReportsConfig(AppConfig):
+    name = "usage_reports"

@@ -1,0 +1,1 @@
+"""What the pages of reports show: one frozen context per template, built here, only printed there."""
