@@ -16,8 +16,11 @@ urlpatterns = [
     path("v1/alerts/stream", streams.alerts.redirect_to_stream, name="alert-stream"),
     path("v1/", include("accounts.api.urls")),
     path("v1/", include("metering.api.urls")),
+    path("v1/", include("usage_reports.api.urls")),
     path("v1/", include("alerts.api.urls")),
+    path("api/v2/usage/", include("usage_reports.launchdarkly.urls")),
     path("", include("accounts.urls")),
     path("", include("metering.urls")),
+    path("", include("usage_reports.urls")),
     path("", include("alerts.urls")),
 ]

@@ -1,5 +1,8 @@
 """`python3 requirements/install.py run|dev`: create `.venv` and install one lock into it, unless that has been done.
 
+`dev` also installs each official client that the tests drive into an environment of its own, `.venv/clients/<lock>`:
+what those need must not meet what we need.
+
 Runs on the Python that is there, so it must parse on old ones: no syntax newer than Python 3.6 in this file.
 """
 
@@ -19,24 +22,46 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 VENV = os.path.join(os.path.dirname(HERE), ".venv")
 CLIENT = os.path.join(os.path.dirname(HERE), "clients", "python", "src")
 PYTHON = os.path.join(VENV, "bin", "python")
+OFFICIAL_CLIENTS = ["launchdarkly-22", "launchdarkly-25"]
 
 
 def main():
     if sys.version_info < OLDEST:
         use_newer_python()
     lock_name = sys.argv[1]
-    with open(os.path.join(HERE, lock_name + ".lock"), "rb") as file:
+    with open(os.path.abspath(__file__), "rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # `make run` and `make test` may start at the same time
-        digest = hashlib.sha256(file.read()).hexdigest()
-        if works() and read_stamp(lock_name) == digest:
-            return
-        if not works():
-            create_environment()
-        install(lock_name)
-        link_client()
-        write_stamp(lock_name, digest)
+        ensure_environment(lock_name)
         if lock_name == "dev":
-            note_included_lock()
+            for client in OFFICIAL_CLIENTS:
+                ensure_official_client(client)
+
+
+def ensure_environment(lock_name):
+    digest = digest_of(lock_name)
+    if works() and read_stamp(VENV, lock_name) == digest:
+        return
+    if not works():
+        create_environment()
+    install(lock_name, PYTHON)
+    link_client()
+    write_stamp(VENV, lock_name, digest)
+    if lock_name == "dev":
+        note_included_lock()
+
+
+def ensure_official_client(lock_name):
+    """Install the client beside us, with our pip; an environment is made anew rather than changed."""
+    environment = os.path.join(VENV, "clients", lock_name)
+    python = os.path.join(environment, "bin", "python")
+    digest = digest_of(lock_name)
+    if os.path.exists(python) and read_stamp(environment, lock_name) == digest:
+        return
+    print(f"creating .venv/clients/{lock_name} …", flush=True)
+    if subprocess.call([PYTHON, "-m", "venv", "--clear", "--without-pip", environment]) != 0:
+        sys.exit(f"The environment {environment} could not be created; the reason is above.")
+    install(lock_name, python)
+    write_stamp(environment, lock_name, digest)
 
 
 def use_newer_python():
@@ -68,12 +93,12 @@ def create_environment():
         sys.exit("The environment could not be created. On Debian and Ubuntu: apt-get install python3-venv")
 
 
-def install(lock_name):
-    """Run pip with one line of progress per package, or only a counter where somebody watches."""
+def install(lock_name, python):
+    """Run our pip for that Python with one line of progress per package, or only a counter where somebody watches."""
     lock = os.path.join(HERE, lock_name + ".lock")
     total = len(pins(lock))
-    command = [PYTHON, "-m", "pip", "install", "--require-hashes", "--no-deps", "--progress-bar", "off"]
-    command += ["--no-input", "--disable-pip-version-check", "--requirement", lock]
+    command = [PYTHON, "-m", "pip", "--python", python, "install", "--require-hashes", "--no-deps"]
+    command += ["--progress-bar", "off", "--no-input", "--disable-pip-version-check", "--requirement", lock]
     print(f"installing {total} packages …", flush=True)
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True
@@ -123,20 +148,24 @@ def note_included_lock():
     """Spare `make run` an installation after `make test`: the development lock usually includes the other."""
     lock = os.path.join(HERE, "run.lock")
     if pins(lock) <= pins(os.path.join(HERE, "dev.lock")):
-        with open(lock, "rb") as file:
-            write_stamp("run", hashlib.sha256(file.read()).hexdigest())
+        write_stamp(VENV, "run", digest_of("run"))
 
 
-def read_stamp(lock_name):
+def digest_of(lock_name):
+    with open(os.path.join(HERE, lock_name + ".lock"), "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()
+
+
+def read_stamp(environment, lock_name):
     try:
-        with open(os.path.join(VENV, "installed-" + lock_name)) as file:
+        with open(os.path.join(environment, "installed-" + lock_name)) as file:
             return file.read()
     except OSError:
         return None
 
 
-def write_stamp(lock_name, digest):
-    with open(os.path.join(VENV, "installed-" + lock_name), "w") as file:
+def write_stamp(environment, lock_name, digest):
+    with open(os.path.join(environment, "installed-" + lock_name), "w") as file:
         file.write(digest)
 
 

@@ -1,4 +1,10 @@
-"""The REST API: Django REST framework and the OpenAPI document."""
+"""The REST APIs: Django REST framework, how errors look, and the OpenAPI document."""
+
+# What puts an error in the shape that the clients of an API know, by the beginning of its paths.
+API_ERRORS = {
+    "/v1/": "common.errors.answer_error",
+    "/api/v2/": "usage_reports.launchdarkly.errors.answer_error",
+}
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["accounts.api.authentication.CallerAuthentication"],
@@ -22,13 +28,19 @@ SPECTACULAR_SETTINGS = {
     "SCHEMA_PATH_PREFIX": "/v1",
     "COMPONENT_SPLIT_REQUEST": True,
     "ENUM_NAME_OVERRIDES": {
+        "DeliveryState": "alerts.models.DeliveryState",
+        "DigestFrequency": "alerts.domain.DigestFrequency",
         "QuotaMode": "alerts.domain.QuotaMode",
+        "ReportFrequency": "usage_reports.domain.Frequency",
+        "ReportRunState": "usage_reports.domain.RunState",
         "Role": "accounts.domain.Role",
         "Scope": "accounts.domain.Scope",
+        "UsageMode": "metering.api.serializers.MODES",
     },
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
         "metering.api.schema.add_ingest_routes",
         "accounts.api.schema.add_error_responses",
+        "usage_reports.launchdarkly.errors.describe_errors",
     ],
 }

@@ -32,6 +32,7 @@ INSTALLED_APPS = [
     "common",
     "accounts",
     "metering",
+    "usage_reports",
     "alerts",
 ]
 

@@ -3,7 +3,7 @@
 A new route needs a line in `EXAMPLES`, or this module fails.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,9 @@ from django.utils import timezone
 from accounts.models import Environment, Membership, Organization, Role, User
 from accounts.services import IssuedKey, create_project, invite_member, update_organization
 from alerts.models import Crossing, Quota, Threshold
+from metering.catalogs import LAUNCHDARKLY
 from tests import factories
+from usage_reports.launchdarkly.endpoints import ENDPOINTS
 
 JSON = "application/json"
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -46,6 +48,15 @@ OF_ORGANIZATION = {"organization_id": "organization_id"}
 OF_METRIC_PAGE = OF_ORGANIZATION | {"code": "metric_code"}
 OF_ENDPOINT = {"endpoint_id": "endpoint_id"}
 OF_DELIVERY = OF_ENDPOINT | {"delivery_id": "delivery_id"}
+OF_REPORT = {"report_id": "report_id"}
+# The parts of the paths of LaunchDarkly's endpoints.
+OF_PATH = {
+    "projectKey": "project_key",
+    "environmentKey": "environment_key",
+    "featureFlagKey": "flag_key",
+    "type": "event_direction",
+    "source": "stream_source",
+}
 OF_THRESHOLD_PAGE = OF_ORGANIZATION | {"threshold_id": "threshold_id"}
 OF_QUOTA_PAGE = OF_ORGANIZATION | {"quota_id": "quota_id"}
 
@@ -93,6 +104,18 @@ EXAMPLES = {
     "metering_api:usage-breakdown": Example(query=BREAKDOWN_QUERY),
     "metering_api:usage-series": Example(query=SERIES_QUERY),
     "metering_api:usage-export": Example(),
+    # The API of usage reports.
+    "usage_reports_api:reports": Example(),
+    "usage_reports_api:report": Example(OF_REPORT),
+    "usage_reports_api:send-report": Example(OF_REPORT),
+    "usage_reports_api:report-runs": Example(OF_REPORT),
+    # The reports that LaunchDarkly's clients ask for.
+    **{
+        f"launchdarkly:{row.operation}": Example(
+            {entry.parameter: OF_PATH[entry.parameter] for entry in row.path_filters}
+        )
+        for row in ENDPOINTS
+    },
     # The API of alerts.
     "alerts_api:alerts": Example(),
     "alerts_api:thresholds": Example(),
@@ -145,6 +168,20 @@ EXAMPLES = {
     "metering:inbox": Example(OF_ORGANIZATION),
     "metering:catalog_list": Example(OF_ORGANIZATION),
     "metering:install_catalog": Example(OF_ORGANIZATION | {"name": "catalog"}),
+    "usage_reports:explorer": Example(OF_ORGANIZATION, {"metric": "metric_code"}),
+    "usage_reports:explorer_panel": Example(OF_ORGANIZATION, {"metric": "metric_code"}),
+    "usage_reports:explorer_export": Example(OF_ORGANIZATION, {"metric": "metric_code"}),
+    "usage_reports:explorer_suggestions": Example(OF_ORGANIZATION, {"metric": "metric_code", "key": "dimension"}),
+    "usage_reports:report_list": Example(OF_ORGANIZATION),
+    "usage_reports:new_report": Example(OF_ORGANIZATION),
+    "usage_reports:report": Example(OF_ORGANIZATION | OF_REPORT),
+    "usage_reports:edit_report": Example(OF_ORGANIZATION | OF_REPORT),
+    "usage_reports:send_report": Example(OF_ORGANIZATION | OF_REPORT),
+    "usage_reports:switch_report": Example(OF_ORGANIZATION | OF_REPORT),
+    "usage_reports:delete_report": Example(OF_ORGANIZATION | OF_REPORT),
+    "usage_reports:download_report": Example(OF_ORGANIZATION | OF_REPORT),
+    "usage_reports:download_run": Example(OF_ORGANIZATION | OF_REPORT | {"run_id": "report_run_id"}),
+    "usage_reports:unsubscribe": public(token="no_token"),
     "alerts:alert_list": Example(OF_ORGANIZATION),
     "alerts:alert_rows": Example(OF_ORGANIZATION),
     "alerts:alert_email": Example(OF_ORGANIZATION),
@@ -188,7 +225,12 @@ class Route:
 
     @property
     def is_api(self) -> bool:
-        return self.path.startswith("v1/")
+        return self.path.startswith(("v1/", "api/"))
+
+    @property
+    def has_sessions(self) -> bool:
+        """Whether a signed-in person may ask without a key."""
+        return not self.path.startswith("api/")
 
     @property
     def example(self) -> Example:
@@ -235,15 +277,33 @@ class Victim:
     endpoint_id: int
     delivery_id: int
     alert_offset: int
+    report_id: int
+    report_run_id: int
     catalog: str = "demo"
     granularity: str = "day"
     dimension: str = "place"
+    flag_key: str = "flag-of-victim"
+    event_direction: str = "received"
+    stream_source: str = "server"
     no_token: str = "x-y"
 
     def url(self, route: Route, example: Example) -> str:
         query = "&".join(f"{name}={getattr(self, value)}" for name, value in example.query.items())
         path = reverse(route.name, kwargs={name: getattr(self, value) for name, value in example.kwargs.items()})
         return f"{path}?{query}" if query else path
+
+
+def secret_usage(example: Mapping[str, Any], external_id: str) -> dict[str, Any]:
+    """Return an example event of a catalog as the victim's: what a report may show of it is secret."""
+    told = {"projectKey": "project-of-victim", "environmentKey": "production", "flagKey": Victim.flag_key}
+    secret = dict.fromkeys(("contextKey", "contextKind", "sdkName", "sdkVersion", "variation", "experimentId"), SECRET)
+    properties = example["properties"]
+    return {
+        **example,
+        "customer": external_id,
+        "value": 987654321,
+        "properties": properties | {name: text for name, text in (told | secret).items() if name in properties},
+    }
 
 
 @pytest.fixture
@@ -276,6 +336,9 @@ def victim(org: Organization, alice: User, api_client: Client, api_key: IssuedKe
     unmatched = event | {"idempotency_key": "unmatched", "metric": "nothing-listens", "customer": SECRET}
     assert api_client.post("/v1/metrics", metric, content_type=JSON).status_code == 201
     assert api_client.post("/v1/events", [event, unmatched], content_type=JSON).json()["stored"] == 1
+    assert api_client.post("/v1/catalogs/launchdarkly/install").status_code == 200
+    reported = [secret_usage(event, customer.external_id) for event in LAUNCHDARKLY.examples]
+    assert api_client.post("/v1/events", reported, content_type=JSON).json()["stored"] == len(reported)
     threshold = {"code": "threshold-of-victim", "metric": "metric-of-victim", "value": 1}
     assert api_client.post("/v1/thresholds", threshold, content_type=JSON).status_code == 201
     quota = {"metric": "metric-of-victim", "customer": customer.external_id, "limit": 2 * 987654321}
@@ -287,6 +350,14 @@ def victim(org: Organization, alice: User, api_client: Client, api_key: IssuedKe
     assert endpoint.status_code == 201
     delivery = api_client.post(f"/v1/webhook-endpoints/{endpoint.json()['id']}/test")
     assert delivery.status_code == 202
+    report = api_client.post(
+        "/v1/reports",
+        {"name": SECRET, "metric": "metric-of-victim", "recipients": [f"{SECRET}@example.test"]},
+        content_type=JSON,
+    )
+    assert report.status_code == 201
+    report_run = api_client.post(f"/v1/reports/{report.json()['id']}/send")
+    assert report_run.status_code == 202
     own = Threshold.objects.for_organization(org).get(code="threshold-of-victim")
     now = timezone.now()
     crossing = Crossing.objects.create(
@@ -320,6 +391,8 @@ def victim(org: Organization, alice: User, api_client: Client, api_key: IssuedKe
         endpoint_id=int(endpoint.json()["id"]),
         delivery_id=int(delivery.json()["id"]),
         alert_offset=crossing.offset,
+        report_id=int(report.json()["id"]),
+        report_run_id=int(report_run.json()["id"]),
     )
 
 
@@ -343,7 +416,7 @@ def rows_of_victim(org: Organization) -> Callable[[], dict[str, Any]]:
 def visit(client: Client, url: str, headers: dict[str, str]) -> Iterator[tuple[str, Any]]:
     """Visit by every method, with an empty form or object."""
     for method in METHODS:
-        body, kind = ("{}", JSON) if url.startswith("/v1/") else ("", "application/x-www-form-urlencoded")
+        body, kind = ("{}", JSON) if url.startswith(("/v1/", "/api/")) else ("", "application/x-www-form-urlencoded")
         response = client.generic(method, url, body if method != "GET" else "", content_type=kind, headers=headers)
         yield method, response
 
@@ -399,7 +472,7 @@ class TestOutsiders:
     def test_visitor_without_a_name(
         self, client: Client, victim: Victim, rows_of_victim: Callable[[], dict[str, Any]]
     ) -> None:
-        """401 under /v1, else the way to the sign-in page."""
+        """401 from an API, else the way to the sign-in page."""
 
         def is_refusal(route: Route, method: str, response: Any) -> bool:
             if route.is_api:
@@ -437,6 +510,8 @@ class TestOutsiders:
         """Pages of the organization are 404; naming it to the API is 404."""
 
         def is_refusal(route: Route, method: str, response: Any) -> bool:
+            if not route.has_sessions:
+                return response.status_code in {401, 405}
             if route.is_api or route.parameters:
                 return response.status_code in {404, 405}
             return response.status_code in {200, 302, 405}  # pages about the visitor
