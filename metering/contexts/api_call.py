@@ -1,9 +1,11 @@
-"""The API call that answers with the numbers of a metric's chart."""
+"""The API call that answers with the numbers of a chart."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from django.http import HttpRequest
 
+from metering.contexts.address import filter_parameters
 from metering.contexts.view import MetricView
 
 
@@ -12,27 +14,32 @@ def usage_call(request: HttpRequest, view: MetricView) -> str:
     address = view.address
     parameters = [
         ("metric", view.metric.code),
-        ("from", _rfc3339(view.span.start)),
-        ("to", _rfc3339(view.span.end)),
+        ("from", api_time(view.span.start)),
+        ("to", api_time(view.span.end)),
         ("granularity", address.granularity.value),
         ("tz", str(view.zone)),
     ]
     if view.customer:
         parameters.insert(0, ("customer", view.customer.external_id))
-    parameters += [(f"filter[{key}]", value) for key, values in address.filters.items() for value in values]
+    parameters += filter_parameters(address.filters)
     if address.group_by:
         parameters.append(("group_by", address.group_by))
+    return series_command(request, parameters)
+
+
+def series_command(request: HttpRequest, parameters: Sequence[tuple[str, str]]) -> str:
+    """Return a curl command that asks for a series with these parameters."""
     lines = [
         f"curl -G {request.build_absolute_uri('/v1/usage/series')}",
         '-H "Authorization: Bearer $METERBOOK_API_KEY"',
-        *(f"--data-urlencode {_quoted(f'{name}={value}')}" for name, value in parameters),
+        *(f"--data-urlencode {shell_quoted(f'{name}={value}')}" for name, value in parameters),
     ]
     return " \\\n  ".join(lines)
 
 
-def _rfc3339(value: datetime) -> str:
+def api_time(value: datetime) -> str:
     return value.isoformat().replace("+00:00", "Z")
 
 
-def _quoted(text: str) -> str:
+def shell_quoted(text: str) -> str:
     return "'" + text.replace("'", "'\\''") + "'"

@@ -1,4 +1,4 @@
-"""The lines of a metric's chart: one, or the greatest groups with the rest where groups add up."""
+"""The lines of a chart: one, or the greatest groups with the rest where groups add up."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from decimal import Decimal
 
 from accounts.models import Customer
 from metering.charts import REST, SERIES_COUNT, Bucket, Chart, ChartLine, multi_line, stacked_bars, total_of
-from metering.contexts.view import MetricView
+from metering.contexts.view import MetricView, UsageView
 from metering.contexts.words import ADDITIVE, NO_VALUE, bucket_tick, bucket_title, metric_name
-from metering.domain import EXACT
+from metering.domain import EXACT, Granularity
 from metering.queries import BreakdownRow, Point, UsageSeries, get_series
 from metering.sql.usage import CUSTOMER
 
@@ -58,20 +58,13 @@ def read_lines(view: MetricView, breakdown: Sequence[BreakdownRow]) -> Lines:
         ChartLine(group, str(number), values[group]) for number, group in enumerate(groups, start=1) if group in values
     ]
     if view.metric.aggregation in ADDITIVE and len(breakdown) > len(lines):
-        lines.append(ChartLine(REST_LABEL, REST, _rest(whole, lines)))
+        lines.append(ChartLine(REST_LABEL, REST, rest_of(whole, lines)))
     return Lines(whole, lines)
 
 
 def draw_lines(view: MetricView, lines: Lines) -> Chart:
     granularity = view.address.granularity
-    buckets = [
-        Bucket(
-            bucket_tick(point.start, granularity, view.zone),
-            bucket_title(point.start, granularity, view.zone),
-            _caveat(point, view),
-        )
-        for point in lines.whole
-    ]
+    buckets = list_chart_buckets(view, granularity, lines.whole)
     is_stackable = view.metric.aggregation in ADDITIVE and (
         len(lines.drawn) <= 1 or all(value >= 0 for line in lines.drawn for value in line.values)
     )
@@ -88,21 +81,36 @@ def draw_lines(view: MetricView, lines: Lines) -> Chart:
 
 
 def tabulate(view: MetricView, lines: Lines) -> SeriesTable:
-    """Put the chart into rows; a grouped one also has the whole, which is a sum only where groups add up."""
     is_grouped = bool(view.address.group_by)
-    columns = [line.label for line in lines.drawn] + ([TOTAL_LABEL] if is_grouped else [])
+    return tabulate_lines(view, view.address.granularity, lines, has_total=is_grouped)
+
+
+def list_chart_buckets(view: UsageView, granularity: Granularity, whole: Sequence[Point]) -> list[Bucket]:
+    return [
+        Bucket(
+            bucket_tick(point.start, granularity, view.zone),
+            bucket_title(point.start, granularity, view.zone),
+            _caveat(point, view),
+        )
+        for point in whole
+    ]
+
+
+def tabulate_lines(view: UsageView, granularity: Granularity, lines: Lines, *, has_total: bool) -> SeriesTable:
+    """Put the chart into rows. The total is the whole, which is a sum of the lines only where groups add up."""
+    columns = [line.label for line in lines.drawn] + ([TOTAL_LABEL] if has_total else [])
     rows = [
         TableRow(
-            label=bucket_title(point.start, view.address.granularity, view.zone),
+            label=bucket_title(point.start, granularity, view.zone),
             caveat=_caveat(point, view),
-            values=[line.values[place] for line in lines.drawn] + ([point.value] if is_grouped else []),
+            values=[line.values[place] for line in lines.drawn] + ([point.value] if has_total else []),
         )
         for place, point in enumerate(lines.whole)
     ]
-    return SeriesTable(view.address.granularity.value.capitalize(), columns, rows[::-1])
+    return SeriesTable(granularity.value.capitalize(), columns, rows[::-1])
 
 
-def _caveat(point: Point, view: MetricView) -> str:
+def _caveat(point: Point, view: UsageView) -> str:
     if not point.is_partial:
         return ""
     return "so far" if point.start <= view.now < view.span.end and point.start >= view.span.start else "in part"
@@ -146,7 +154,8 @@ def _read_customer_lines(view: MetricView, groups: Sequence[str]) -> dict[str, l
     }
 
 
-def _rest(whole: Sequence[Point], lines: Sequence[ChartLine]) -> list[Decimal]:
+def rest_of(whole: Sequence[Point], lines: Sequence[ChartLine]) -> list[Decimal]:
+    """Return what the whole has beyond the lines. Only where groups add up."""
     return [
         EXACT.subtract(point.value, total_of(line.values[place] for line in lines)) for place, point in enumerate(whole)
     ]

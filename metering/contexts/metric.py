@@ -17,7 +17,7 @@ from accounts.access import Caller
 from accounts.models import Customer, Organization
 from common.errors import InvalidInput
 from metering.charts import Chart
-from metering.contexts.address import MetricAddress, parse_address
+from metering.contexts.address import MetricAddress, filter_parameters, parse_address
 from metering.contexts.api_call import usage_call
 from metering.contexts.breakdown import BreakdownTable, breakdown_key, get_breakdown_table
 from metering.contexts.filters import MetricFilters, get_metric_filters
@@ -67,6 +67,7 @@ class MetricPage:
     api_call: str
     data_through: datetime
     events_url: str
+    explorer_url: str
     first_event: FirstEvent | None
 
 
@@ -100,6 +101,7 @@ def get_metric_page(request: HttpRequest, caller: Caller, metric: Metric) -> Met
         api_call=usage_call(request, view),
         data_through=min(now, view.span.end),
         events_url=_events_url(view),
+        explorer_url=_explorer_url(view),
         first_event=None if total.count or _is_narrowed(address) else get_first_event(request, metric),
     )
 
@@ -209,6 +211,21 @@ def _events_url(view: MetricView) -> str:
     if view.customer:
         parameters["customer"] = view.customer.external_id
     return f"{reverse('metering:event_list', args=[view.organization.pk])}?{urlencode(parameters)}"
+
+
+def _explorer_url(view: MetricView) -> str:
+    """Return where the explorer shows the same."""
+    address = view.address
+    parameters = [
+        ("metric", view.metric.code),
+        *address.range_parameters(),
+        ("granularity", address.chosen_granularity),
+        ("customer", view.customer.external_id if view.customer else ""),
+        *filter_parameters(address.filters),
+        ("group_by", address.group_by),
+    ]
+    query = urlencode([(name, value) for name, value in parameters if value])
+    return f"{reverse('usage_reports:explorer', args=[view.organization.pk])}?{query}"
 
 
 def _is_narrowed(address: MetricAddress) -> bool:

@@ -1,7 +1,12 @@
 // Shows the numbers under the pointer (or under the arrow keys) of a chart.
 // The server drew the chart and wrote its numbers beside it as JSON; nothing is computed here but a position.
 
-for (const figure of document.querySelectorAll("[data-chart]")) followPointer(figure);
+followCharts(document);
+
+// Also for what is put on the page later.
+export function followCharts(root) {
+  for (const figure of root.querySelectorAll("[data-chart]")) followPointer(figure);
+}
 
 function followPointer(figure) {
   const plot = figure.querySelector("[data-plot]");

@@ -68,6 +68,32 @@ document.addEventListener("input", (event) => {
   }
 });
 
+// data-suggests="address": a search field's list is what that address knows of what is typed.
+const SUGGEST_AFTER_MS = 150;
+let suggesting = 0;
+document.addEventListener("input", (event) => {
+  const field = event.target.closest("[data-suggests]");
+  if (!field) return;
+  clearTimeout(suggesting);
+  suggesting = setTimeout(async () => {
+    const url = new URL(field.dataset.suggests, location.href);
+    url.searchParams.set("typed", field.value);
+    const answer = await fetch(url);
+    if (answer.redirected || !answer.ok) return; // suggestions are a courtesy: the value can be typed out
+    const { values } = await answer.json();
+    field.list.replaceChildren(...values.map((value) => Object.assign(document.createElement("option"), { value })));
+  }, SUGGEST_AFTER_MS);
+});
+
+// Enter in such a field within a menu takes the value: it closes the menu, which applies it.
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || !event.target.matches("details.menu [data-suggests]")) return;
+  event.preventDefault();
+  const menu = event.target.closest("details.menu");
+  menu.querySelector("summary").focus(); // the field's change is told as it loses the focus
+  menu.open = false;
+});
+
 // The menu button of narrow screens.
 document.querySelector("[data-menu-toggle]")?.addEventListener("click", (event) => {
   const isOpen = document.body.classList.toggle("menu-is-open");
