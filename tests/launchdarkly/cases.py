@@ -83,13 +83,15 @@ def range_for(granularity: str, now: datetime) -> Pairs:
     return of[granularity](now)
 
 
-def ranges_by_age(now: datetime) -> list[Pairs]:
-    """Within two hours, within two days, older; of the last two also one that has ended."""
-    ages = [timedelta(minutes=90), timedelta(hours=5), timedelta(days=12)]
-    open_ranges: list[Pairs] = [(("from", milliseconds(now - age)),) for age in ages]
-    return open_ranges + [
-        (("from", milliseconds(now - age)), ("to", milliseconds(now - age / 3))) for age in (*ages, timedelta(days=90))
-    ]
+def ranges_by_age(now: datetime) -> list[tuple[Pairs, timedelta]]:
+    """Return ranges either side of two hours and of two days, open and ended, with the width of their buckets."""
+    minute, hour = timedelta(minutes=1), timedelta(hours=1)
+    widths = {110 * minute: minute, 130 * minute: hour, 47 * hour: hour, 50 * hour: DAY, 12 * DAY: DAY, 90 * DAY: DAY}
+    ranges: list[tuple[Pairs, timedelta]] = []
+    for age, width in widths.items():
+        start = ("from", milliseconds(now - age))
+        ranges += [((start,), width), ((start, ("to", milliseconds(now - age / 3))), width)]
+    return ranges
 
 
 # --- what is allowed ----------------------------------------------------------------------------------------------

@@ -15,7 +15,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from config.env import BASE_DIR
 from tests.launchdarkly.contract import Endpoint
 
 DRIVER = Path(__file__).with_name("driver.py")
@@ -104,7 +103,7 @@ class OfficialClient:
 @contextmanager
 def official_client(version: str) -> Iterator[OfficialClient]:
     python = Path(sys.prefix) / "clients" / f"launchdarkly-{version}" / "bin" / "python"
-    assert python.exists(), f"{python.relative_to(BASE_DIR)} is missing: `make setup` creates it."
+    assert python.exists(), f"{python} is missing: `make setup` creates it."
     # -I: nothing of ours, neither modules nor variables, gets into the client's environment. The process ends when its
     # input does, also if we are killed.
     process = subprocess.Popen(

@@ -196,7 +196,7 @@ Draw = Callable[[Random, datetime, datetime], tuple[Decimal | None, Properties]]
 
 # How many of each, without the edges.
 KINDS: dict[str, tuple[int, Draw]] = {
-    "ld_contexts": (1600, _draw_context),
+    "ld_contexts": (1000, _draw_context),
     "ld_data_export_events": (240, _draw_exported),
     "ld_experimentation_events": (240, _draw_experiment_event),
     "ld_experimentation_keys": (400, _draw_experiment_key),

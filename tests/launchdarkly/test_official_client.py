@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -11,7 +11,7 @@ import pytest
 from tests.launchdarkly import cases
 from tests.launchdarkly.cases import Case
 from tests.launchdarkly.client import VERSIONS
-from tests.launchdarkly.conftest import SHOP_ID, STAGING_ID, Asker, World, read_report
+from tests.launchdarkly.conftest import SHOP_ID, STAGING_ID, Asker, Tenant, World, read_report
 from tests.launchdarkly.contract import ENDPOINTS, Endpoint, get_endpoint
 from tests.launchdarkly.seed import ACME
 
@@ -69,23 +69,19 @@ def test_every_filter_alone_and_repeated(asker: Asker, endpoint: Endpoint) -> No
 
 @each(BY_AGE)
 def test_buckets_are_minutes_hours_or_days_by_the_age_of_the_range(asker: Asker, endpoint: Endpoint) -> None:
-    now = datetime.now(UTC)
-    widths = []
     for path in cases.paths_of(endpoint)[:2]:
-        for query in cases.ranges_by_age(now):
+        for query, width in cases.ranges_by_age(datetime.now(UTC)):
             check(asker, endpoint, [Case(query, path)])
             times = read_report(asker.ask(endpoint, Case(query, path)).data).times
-            widths.append(timedelta(milliseconds=times[1] - times[0]))
-
-    minute, hour, day = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
-    assert widths == [minute, hour, day, minute, hour, day, day] * (len(widths) // 7)
+            assert timedelta(milliseconds=times[1] - times[0]) == width, query
 
 
 @each([endpoint for endpoint in BY_AGE if "tz" in endpoint.parameters])
 @pytest.mark.parametrize("zone", ZONES)
 def test_zone_moves_the_days_and_nothing_shorter(asker: Asker, endpoint: Endpoint, zone: str) -> None:
     path = cases.paths_of(endpoint)[0]
-    ranges = [*cases.ranges_by_age(datetime.now(UTC)), cases.long_past_year(asker.world.sent_at)]
+    ranges = [query for query, _ in cases.ranges_by_age(datetime.now(UTC))]
+    ranges += [cases.long_past_year(asker.world.sent_at)]
 
     check(asker, endpoint, [Case((*query, ("tz", zone)), path) for query in ranges])
 
@@ -199,3 +195,49 @@ def test_bearer_before_the_key_is_taken_too(asker: Asker) -> None:
     endpoint = get_endpoint("mau_total")
 
     assert asker.ask(endpoint, Case(), key=f"Bearer {asker.world.key}").status == 200
+
+
+# --- the primary kind of a month ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="package")
+def kinds_tenant(make_tenant: Callable[[str], Tenant], world: World) -> Tenant:
+    """Contexts of one month, `kind-key` each, that client-side and server-side SDKs of three customers saw."""
+    tenant = make_tenant("Vandelay")
+    tenant.install_catalog()
+    seen = {
+        ("even", "client"): ["user-1", "device-1"],
+        ("even", "server"): ["user-2", "user-3"],
+        ("things", "client"): ["device-1", "organization-1"],
+        ("things", "server"): ["device-2", "organization-2", "organization-3"],
+        ("servers", "server"): ["user-9", "device-8", "device-9"],
+    }
+    tenant.post(
+        "/v1/events",
+        [
+            {
+                "customer": customer,
+                "type": "ld_contexts",
+                "timestamp": world.sent_at.isoformat(),
+                "properties": {"contextKey": key, "contextKind": key.partition("-")[0], "sdkType": type},
+            }
+            for (customer, type), keys in seen.items()
+            for key in keys
+        ],
+    )
+    return tenant
+
+
+@pytest.mark.parametrize(
+    ("customer", "total"),
+    [("even", 3), ("things", 2), ("servers", 1), (None, 4)],
+    ids=["user-before-others", "else-by-name", "user-without-any", "of-all-customers"],
+)
+def test_kind_seen_most_by_client_side_sdks_is_counted(
+    asker: Asker, kinds_tenant: Tenant, customer: str | None, total: int
+) -> None:
+    query = ("from", cases.milliseconds(asker.world.sent_at)), ("granularity", "monthly")
+
+    answer = asker.ask(get_endpoint("mau_total"), Case(query), key=kinds_tenant.issue_key(customer=customer))
+
+    assert answer.data["series"][0]["0"] == total
