@@ -8,8 +8,8 @@ PY := $(VENV)/bin/python
 UV ?= uv
 # make test ARGS="tests/metering -k void"
 ARGS ?=
-# Test files run side by side, as many as this.
-JOBS ?= 2
+# Test files run side by side, as many as this: one more than small machines have cores, for many tests wait.
+JOBS ?= 3
 # Checks read the settings but talk to nobody.
 ANY_SETTINGS := METERBOOK_SECRET_KEY=lint DATABASE_URL=postgresql:///lint REDIS_URL=redis://localhost
 # The tests are typed as they are written, but not checked.
@@ -23,7 +23,7 @@ run:  ## start everything and serve the demo (PORT, METERBOOK_DATA_DIR, METERBOO
 	@exec $(PY) -m config.runner --with-parent
 
 test: setup browser  ## run all tests (ARGS="-k name" for some)
-	@$(PY) -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
+	@$(PY) -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 bench: setup  ## measure ingest, rollups and reads on this machine
 	@$(PY) -m benchmarks $(ARGS)

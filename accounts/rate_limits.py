@@ -13,6 +13,7 @@ import structlog
 from django.conf import settings
 
 from accounts.domain import RATE_WINDOW_SECONDS, RateVerdict, judge_rate
+from common.redis import ONCE_MORE
 
 logger = structlog.get_logger("meterbook.rate_limits")
 
@@ -36,7 +37,7 @@ return {current, previous}
 @cache
 def _script() -> Any:
     client = redis.Redis.from_url(
-        settings.REDIS_URL, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=TIMEOUT_SECONDS
+        settings.REDIS_URL, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=TIMEOUT_SECONDS, retry=ONCE_MORE
     )
     return client.register_script(_TAKE)
 

@@ -22,6 +22,30 @@ from tests import factories
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Files run side by side, each as a whole: the longest first, so that nobody waits for one that began last.
+LONGEST_FIRST = (
+    "tests/scenarios/test_demo_totals.py",
+    "tests/runtime/test_chaos.py",
+    "tests/api/test_openapi_fuzz.py",
+    "tests/metering/test_property_usage.py",
+    "tests/launchdarkly/",
+    "tests/usage_reports/test_report_invariants.py",
+    "tests/runtime/",
+    "tests/clients/",
+    "tests/browser/",
+    "tests/scenarios/",
+    "tests/alerts/",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> int:
+    found = (place for place, begin in enumerate(LONGEST_FIRST) if item.nodeid.startswith(begin))
+    return next(found, len(LONGEST_FIRST))
+
 
 @pytest.fixture
 def now() -> datetime:

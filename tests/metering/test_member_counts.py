@@ -12,6 +12,7 @@ import redis
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+from common.redis import ONCE_MORE
 from metering import queries
 from metering.domain import Granularity, Mode
 from metering.queries import member_counts
@@ -142,7 +143,7 @@ class TestMemory:
     def test_without_redis_everything_is_counted(self, users: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
         users.send_all(*(random_event(random.Random(n), str(n)) for n in range(50)))
         users.roll_up()
-        nowhere = redis.Redis(host="127.0.0.1", port=1, socket_connect_timeout=1)
+        nowhere = redis.Redis(host="127.0.0.1", port=1, retry=ONCE_MORE)
         monkeypatch.setattr(member_counts, "redis_client", lambda: nowhere)
 
         for question in QUESTIONS:

@@ -34,7 +34,7 @@ from tests.metering.meter import Meter
 
 QUESTIONS_PER_HISTORY = 20
 CASES = int(os.environ.get("METERBOOK_PROPERTY_CASES", "0"))
-DEFAULT_CASES = 900
+DEFAULT_CASES = 600
 # Every so many questions one is asked over HTTP as well.
 HTTP_EVERY = 4
 
