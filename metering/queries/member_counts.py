@@ -22,8 +22,8 @@ import structlog
 
 from common.redis import redis_client
 from metering.domain import DAY, Mode, Span, calendar_period, floor_time
-from metering.queries.members import list_members, union
-from metering.queries.reading import Group, Reading, group_lines
+from metering.queries.members import MemberCell, list_members, union
+from metering.queries.reading import Group, LineKey, Reading, group_lines
 from metering.queries.windows import ROLLING_DAYS, Windows
 from metering.sql import member_sets
 from metering.sql import usage as usage_sql
@@ -72,15 +72,25 @@ def _count_run(
     first = run[0].first
     part = windows.part(first, run[-1].stop)
     members = list_members(reading, part.read)
-    merged = {key: part.merge(line) for key, line in members.items()}
-    counts = {
+    groups = group_lines(members, group_by)
+    if any(len(keys) > 1 for keys in groups.values()) or any(
+        cell.removed for line in members.values() for cell in line
+    ):
+        # Members were removed. A group may have had some and yet count none, which numbers do not tell: not remembered.
+        return first, _count_with_removals(members, part, group_by)
+    counts = {group: part.count([cell.added for cell in members[key]]) for group, [key] in groups.items()}
+    _remember({month.name: _slice(counts, month.first - first, month.stop - first) for month in run if month.name})
+    return first, counts
+
+
+def _count_with_removals(
+    members: Mapping[LineKey, Sequence[MemberCell]], windows: Windows, group_by: Sequence[str]
+) -> Counts:
+    merged = {key: windows.merge(line) for key, line in members.items()}
+    return {
         group: [len(union(cell.added for cell in cells)) for cells in zip(*(merged[key] for key in keys), strict=True)]
         for group, keys in group_lines(merged, group_by).items()
     }
-    # Where members were removed, a group may have had some and yet count none: that is not told by the numbers.
-    if not any(cell.removed for line in members.values() for cell in line):
-        _remember({month.name: _slice(counts, month.first - first, month.stop - first) for month in run if month.name})
-    return first, counts
 
 
 def _slice(counts: Counts, first: int, stop: int) -> Counts:

@@ -90,9 +90,10 @@ def _unite(found: _Found, buckets: Sequence[Span], *, is_per_customer: bool) -> 
     """Return the cells of members that nobody ever removed: whoever occurs in a bucket is in its set."""
     starts = [bucket.start for bucket in buckets]
     lines: dict[LineKey, list[BitMap]] = defaultdict(lambda: [NOBODY] * len(buckets))
+    places = {start: bisect_right(starts, start) - 1 for start in {row.bucket_start for row in found.sets}}
     for row in found.sets:
-        line = lines[row.customer_id if is_per_customer else None, tuple(row.group)]
-        place = bisect_right(starts, row.bucket_start) - 1
+        line = lines[row.customer_id if is_per_customer else None, row.group]
+        place = places[row.bucket_start]
         added = BitMap.deserialize(row.added)
         if line[place] is NOBODY:
             line[place] = added
@@ -138,7 +139,7 @@ class _MemberSteps:
             assert piece is not None  # only buckets of the cut were read
             removed = NOBODY if row.removed is None else BitMap.deserialize(row.removed)
             cell = MemberCell(BitMap.deserialize(row.added), removed)
-            self.steps[row.customer_id, tuple(row.group)][piece].append(cell)
+            self.steps[row.customer_id, row.group][piece].append(cell)
 
     def _add_operations(self, rows: Iterable[usage_sql.OperationRow]) -> None:
         for key, piece, cell in self._last_operations(rows):

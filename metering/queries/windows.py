@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import accumulate
+from operator import or_
 from typing import Self, TypeVar
 from zoneinfo import ZoneInfo
+
+from pyroaring import BitMap
 
 from metering.domain import (
     Cell,
@@ -58,16 +62,53 @@ class Windows:
         span = Span(max(self.span.start, buckets[0].start), min(self.span.end, buckets[-1].end))
         return type(self).of(buckets, span=span, mode=self.mode, zone=self.zone)
 
+    def count(self, sets: Sequence[BitMap]) -> list[int]:
+        """Return for each point how many are in the sets of its window together: `merge` without any removal."""
+        counts = list(map(len, sets)) if self.mode == Mode.INCREMENTAL else []
+        if self.mode == Mode.MONTH_TO_DATE:
+            counts = _running_counts(sets, self._month_starts())
+        elif self.mode == Mode.ROLLING_30D:
+            counts = _sliding_counts(sets, ROLLING_DAYS)
+        return counts[len(self.read) - len(self.buckets) :]
+
     def merge(self, pieces: Sequence[Summary]) -> Sequence[Summary]:
         """Return for each point what the pieces of its window, as they were read, come to."""
         merged = pieces
         if self.mode == Mode.MONTH_TO_DATE:
-            whole = Span(self.read[0].start, self.read[-1].end)
-            months = {month.start for month in list_buckets(whole, Granularity.MONTH, self.zone)}
-            merged = running_merges(pieces, [piece.start in months for piece in self.read])
+            merged = running_merges(pieces, self._month_starts())
         elif self.mode == Mode.ROLLING_30D:
             merged = sliding_merges(pieces, ROLLING_DAYS)
         return merged[len(self.read) - len(self.buckets) :]
+
+    def _month_starts(self) -> list[bool]:
+        """Tell of each piece read whether a month begins with it."""
+        whole = Span(self.read[0].start, self.read[-1].end)
+        months = {month.start for month in list_buckets(whole, Granularity.MONTH, self.zone)}
+        return [piece.start in months for piece in self.read]
+
+
+def _running_counts(sets: Sequence[BitMap], restarts: Sequence[bool]) -> list[int]:
+    counts, running = [], BitMap()
+    for added, is_restart in zip(sets, restarts, strict=True):
+        if is_restart:
+            running = BitMap()
+        running |= added
+        counts.append(len(running))
+    return counts
+
+
+def _sliding_counts(sets: Sequence[BitMap], width: int) -> list[int]:
+    """As `sliding_merges`, a third of its work: only the ends of blocks are kept, and windows are not made at all."""
+    counts: list[int] = []
+    ends = [BitMap()] * width
+    for first in range(0, len(sets), width):
+        block = sets[first : first + width]
+        beginning = BitMap()
+        for added, end in zip(block, [*ends[1:], BitMap()], strict=False):
+            beginning |= added
+            counts.append(beginning.union_cardinality(end))
+        ends = list(accumulate(reversed(block), or_))[::-1]
+    return counts
 
 
 def _list_before(first: datetime, mode: Mode, zone: ZoneInfo) -> list[Span]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import repeat
 from typing import Any, NamedTuple
@@ -21,6 +21,8 @@ from metering.models import Aggregation, Metric
 from metering.sql import expressions
 
 CUSTOMER = "customer"
+# The values of the grouping dimensions.
+GroupValues = tuple[str | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,8 +297,7 @@ class SetRow(NamedTuple):
     """One row per customer, group and bucket of a set: the bitmaps of one series."""
 
     customer_id: int
-    group: list[str | None]
-    width: str
+    group: GroupValues
     bucket_start: datetime
     added: bytes
     removed: bytes | None
@@ -314,10 +315,10 @@ class OperationRow(NamedTuple):
     number: int | None
 
 
+# Tens of thousands of rows: only numbers beside the bitmaps, for a group or a time costs as much to receive as one.
 _SETS = """
-WITH line AS ({lines})
-SELECT line.customer_id, line.groups, kept.width, kept.bucket_start, kept.added, kept.removed
-FROM line
+SELECT line.id, extract(epoch FROM kept.bucket_start)::bigint, kept.added, kept.removed
+FROM unnest(%(lines)s::bigint[]) AS line(id)
 CROSS JOIN unnest(%(widths)s::text[], {starts}::timestamptz[], {ends}::timestamptz[])
     AS piece(width, starts_at, ends_at)
 CROSS JOIN LATERAL (
@@ -347,11 +348,19 @@ ORDER BY event.occurred_at, event."offset"
 
 
 def list_sets(selection: Selection, *, span: Span, days: Sequence[Span], hours: Sequence[Span]) -> list[SetRow]:
+    """Return the sets of the whole days and hours. Two statements, so inside a snapshot."""
     spans = [*days, *hours]
-    statement = SQL(_SETS).format(lines=_lines(selection), starts=_starts(spans), ends=_ends(spans))
+    names = _names(selection, span)
     with connection.cursor() as cursor:
-        cursor.execute(statement, {**_names(selection, span), "widths": ["d"] * len(days) + ["h"] * len(hours)})
-        return list(map(SetRow._make, cursor.fetchall()))
+        cursor.execute(_lines(selection), names)
+        lines: dict[int, tuple[int, GroupValues]] = {row[0]: (row[1], tuple(row[2])) for row in cursor.fetchall()}
+        cursor.execute(
+            SQL(_SETS).format(starts=_starts(spans), ends=_ends(spans)),
+            {**names, "lines": list(lines), "widths": ["d"] * len(days) + ["h"] * len(hours)},
+        )
+        rows = cursor.fetchall()
+    starts = {epoch: datetime.fromtimestamp(epoch, UTC) for epoch in {row[1] for row in rows}}
+    return [SetRow(*lines[series_id], starts[epoch], added, removed) for series_id, epoch, added, removed in rows]
 
 
 def list_operations(selection: Selection, *, span: Span, raw: Sequence[Span]) -> list[OperationRow]:

@@ -140,6 +140,21 @@ class TestMemory:
 
         assert [set(ask(users, question)) for _ in range(2)] == [{("free",), ("paid",)}] * 2
 
+    def test_removal_that_was_taken_back_at_once_counts_every_customers_members(self, users: Meter) -> None:
+        moment = utc(2026, 2, 3)
+        users.send_all(
+            event("1", moment, "ann", plan="free"),
+            event("2", moment + timedelta(hours=1), "ann", plan="free", operation="remove"),
+            event("3", moment + timedelta(hours=2), "ann", plan="free"),
+            event("4", moment, "bob", plan="free"),
+        )
+        question = {"mode": Mode.MONTH_TO_DATE, "group_by": ["plan"], "start": utc(2026, 2, 1), "end": utc(2026, 3, 1)}
+
+        for act in (lambda: None, users.roll_up):
+            act()
+            [line] = ask(users, question).values()
+            assert [int(value) for _, value in line] == [0, 0] + [2] * 26
+
     def test_without_redis_everything_is_counted(self, users: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
         users.send_all(*(random_event(random.Random(n), str(n)) for n in range(50)))
         users.roll_up()
