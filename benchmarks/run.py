@@ -43,16 +43,16 @@ class Scale:
     """How much of everything: seconds per run, events of the two histories, members."""
 
     ceiling_batches: int = 250
-    ingest_seconds: float = 4.0
+    ingest_seconds: float = 3.5
     together_seconds: float = 60.0
-    alert_seconds: float = 25.0
+    alert_seconds: float = 22.0
     streams_seconds: float = 4.0
     small_history: int = 1_000_000
     large_history: int = 10_000_000
     member_count: int = 1_000_000
     read_repeats: int = 200
-    read_seconds: float = 2.0
-    report_seconds: float = 1.0
+    read_seconds: float = 1.5
+    report_seconds: float = 0.7
 
 
 FULL = Scale()
