@@ -6,7 +6,7 @@ The databases come from `tests.embedded_services`.
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +15,7 @@ from django.test import Client
 
 from accounts.models import Organization, Role, User
 from accounts.services import IssuedKey
+from config.celery import app as celery_app
 from tests import factories
 
 # Whoever starts the tests in the background may have them ignore the interrupt, and every process that a test starts
@@ -134,3 +135,11 @@ def chromium_path() -> str:
     if path is None:
         pytest.skip("no browser: install chromium, or set METERBOOK_CHROMIUM to its path")
     return path
+
+
+@pytest.fixture
+def eager_tasks() -> Iterator[None]:
+    """Run tasks where they are queued."""
+    celery_app.conf.task_always_eager = True
+    yield
+    celery_app.conf.task_always_eager = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,7 +16,6 @@ from accounts.models import Organization, User
 from alerts.contexts import webhooks as webhook_context
 from alerts.courier import message_body
 from alerts.models import Delivery, DeliveryAttempt, EmailSubscription, WebhookEndpoint
-from config.celery import app as celery_app
 from metering.services.metrics import archive_metric
 from tests import factories
 from tests.alerts.watch import Watch
@@ -251,13 +250,6 @@ class TestEmail:
 
         assert set(form_errors(answer)) == {"frequency"}
         assert not EmailSubscription.objects.for_organization(org).exists()
-
-    @pytest.fixture
-    def eager_tasks(self) -> Iterator[None]:
-        """Run tasks where they are queued."""
-        celery_app.conf.task_always_eager = True
-        yield
-        celery_app.conf.task_always_eager = False
 
     @pytest.mark.usefixtures("eager_tasks")
     def test_test_goes_to_the_visitor(self, viewers_browser: Client, page_url: PageUrl, bob: User) -> None:
