@@ -92,7 +92,8 @@ class Organization(models.Model):
     rate_limit_per_minute = models.PositiveIntegerField(
         null=True, blank=True, validators=[MinValueValidator(1), MaxValueValidator(MAX_RATE_PER_MINUTE)]
     )
-    # Grows with every change of the organization's metrics; ingest compares it to know that its cache is fresh.
+    # Grows with every change of the organization's metrics and with every erased customer; ingest compares it to know
+    # that what it remembers of both is fresh.
     metrics_version = models.BigIntegerField(default=0)
     created_at = models.DateTimeField(default=timezone.now)
 
@@ -157,7 +158,10 @@ class Invitation(models.Model):
 
 
 class Customer(models.Model):
-    """Whom an organization meters and bills; named by `external_id`. Never deleted: events refer to it."""
+    """Whom an organization meters and bills; named by `external_id`. Never deleted: usage refers to it.
+
+    Erased (`metering.models.Erasure`), it goes on under a name that stands for nobody.
+    """
 
     organization = models.ForeignKey(Organization, on_delete=models.CASCADE, related_name="customers")
     external_id = models.CharField(max_length=256, db_collation="C")

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from accounts.admin import ReadOnlyAdmin
 from accounts.models import Organization
-from metering.models import Feed, Horizon, InboxEvent, Metric
+from metering.models import Erasure, Feed, Horizon, InboxEvent, Metric, TypeHorizon
 from metering.services.inbox import discard_inbox, replay_inbox
 from metering.services.metrics import archive_metric
 
@@ -44,6 +44,22 @@ class HorizonAdmin(ReadOnlyAdmin):
     list_display = ("organization", "minutes_from", "raw_from")
     search_fields = ("organization__name",)
     list_select_related = ("organization",)
+
+
+@admin.register(TypeHorizon)
+class TypeHorizonAdmin(ReadOnlyAdmin):
+    list_display = ("event_type", "organization", "raw_from", "rollups_from")
+    search_fields = ("event_type__startswith", "organization__name")
+    list_select_related = ("organization",)
+
+
+@admin.register(Erasure)
+class ErasureAdmin(ReadOnlyAdmin):
+    # Not the name that is being erased.
+    list_display = ("customer", "organization", "started_at", "finished_at", "event_count")
+    fields = ("organization", "customer", "actor", "started_at", "finished_at", "event_count")
+    search_fields = ("organization__name",)
+    list_select_related = ("organization", "customer")
 
 
 @admin.register(InboxEvent)

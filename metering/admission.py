@@ -168,7 +168,7 @@ def admit_events(
 
 def admit_event(index: int, event: IncomingEvent | MalformedEvent, rules: AdmissionRules) -> AdmittedEvent:
     if isinstance(event, MalformedEvent):
-        raise Refusal(_code_of_malformed(event.field), event.field, event.message)
+        raise Refusal(event.code or _code_of_malformed(event.field), event.field, event.message)
     key = event.idempotency_key
     if key is None:
         # Kept on the event: the answer and a retry after a race must speak of the same key.

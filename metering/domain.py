@@ -10,13 +10,15 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
-from decimal import Context, Decimal
+from decimal import ROUND_FLOOR, Context, Decimal
 from enum import StrEnum
 from functools import reduce
 from typing import NamedTuple, Protocol, Self, TypeVar
 from zoneinfo import ZoneInfo
 
 import msgspec
+
+from common.numbers import WIDE
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # A quantity has at most 48 digits, so sums of them are exact far beyond any number of events; Python's default
@@ -26,6 +28,10 @@ SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
+
+# Before this much of a period has passed, a projection would multiply noise.
+LEAST_PROJECTED_PERCENT = 5
+PROJECTED_DIGITS = 12
 
 # An event's offset is its batch's id shifted by this, plus its place in the batch.
 OFFSET_BITS = 13
@@ -175,6 +181,28 @@ def floor_time(at: datetime, width: timedelta) -> datetime:
 
 def ceil_time(at: datetime, width: timedelta) -> datetime:
     return at + (EPOCH - at) % width
+
+
+# --- projections ----------------------------------------------------------------------------------------------
+
+
+def project(value: Decimal, *, period: Span, now: datetime) -> Decimal | None:
+    """Return the value at the period's end if it goes on as so far; None while it is too early to tell.
+
+    An estimate: of a division without end it keeps the whole and so many digits, never rounded up to a level.
+    """
+    length, elapsed = _microseconds(period.end - period.start), _microseconds(now - period.start)
+    if elapsed >= length:
+        return value
+    if elapsed * 100 < length * LEAST_PROJECTED_PERCENT:
+        return None
+    estimate = WIDE.divide(WIDE.multiply(value, Decimal(length)), Decimal(elapsed))
+    last_place = Decimal(1).scaleb(min(0, estimate.adjusted() - PROJECTED_DIGITS + 1))
+    return estimate.quantize(last_place, rounding=ROUND_FLOOR, context=WIDE)
+
+
+def _microseconds(duration: timedelta) -> int:
+    return duration // timedelta(microseconds=1)
 
 
 # --- cutting a range into rollups -----------------------------------------------------------------------------

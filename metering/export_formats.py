@@ -42,12 +42,17 @@ def _moment(at: datetime) -> str:
 
 
 def write_csv(table: UsageTable, file: IO[bytes]) -> None:
-    """Write RFC 4180 in UTF-8. An absent value is an empty cell, an empty text a pair of quotes."""
+    for piece in csv_pieces(table):
+        file.write(piece)
+
+
+def csv_pieces(table: UsageTable) -> Iterator[bytes]:
+    """Yield RFC 4180 in UTF-8. An absent value is an empty cell, an empty text a pair of quotes."""
     writers = [CSV_CELLS[column.kind] for column in table.columns]
-    file.write((",".join(_csv_text(column.name) for column in table.columns) + "\r\n").encode())
+    yield (",".join(_csv_text(column.name) for column in table.columns) + "\r\n").encode()
     for chunk in _chunks(table.rows()):
         lines = [_csv_line(row, writers) for row in chunk]
-        file.write("".join(lines).encode())
+        yield "".join(lines).encode()
 
 
 def _csv_line(row: tuple[Cell, ...], writers: Sequence[Callable[[Any], str]]) -> str:

@@ -40,3 +40,5 @@ class MalformedEvent(msgspec.Struct):
     field: str
     message: str
     idempotency_key: str | None = None
+    # The verdict's code; empty: as the field says.
+    code: str = ""

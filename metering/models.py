@@ -307,6 +307,61 @@ class Horizon(models.Model):
         return f"horizon of {self.organization_id}"
 
 
+class TypeHorizon(models.Model):
+    """How far back the data of one event type reaches, where it is kept for less long than all other.
+
+    Whatever metric listens to the type is bound by it too. Moved forward only, before anything older is deleted.
+    """
+
+    organization = models.ForeignKey(Organization, on_delete=models.CASCADE, related_name="+")
+    event_type = models.CharField(max_length=256, db_collation="C")
+    # Raw events are complete from here on; null: as `Horizon` says.
+    raw_from = models.DateTimeField(null=True)
+    # What lies before `raw_from` has not been deleted to the end since it was moved.
+    is_raw_due = models.BooleanField(default=False)
+    # Rollups and member sets are complete from here on; null: all of them are kept.
+    rollups_from = models.DateTimeField(null=True)
+    # When `rollups_from` was moved: what lies before it is deleted an hour later at the earliest.
+    rollups_moved_at = models.DateTimeField(null=True)
+
+    objects = TenantManager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["organization", "event_type"], name="type_horizon_once"),
+        ]
+
+    def __str__(self) -> str:
+        return f"horizon of {self.event_type}"
+
+
+class Erasure(models.Model):
+    """A customer who was made anonymous: only rollups are left, under a name that stands for nobody.
+
+    From its row on, no raw event of the customer can be relied on, and none is stored any more.
+    """
+
+    organization = models.ForeignKey(Organization, on_delete=models.CASCADE, related_name="+")
+    customer = models.ForeignKey(Customer, on_delete=models.CASCADE, related_name="+")
+    # The name to be wiped out, until it is found nowhere any more; then empty.
+    external_id = models.CharField(max_length=256, blank=True, db_collation="C")
+    actor = models.CharField(max_length=320)
+    # Raw events that were deleted so far.
+    event_count = models.BigIntegerField(default=0)
+    started_at = models.DateTimeField()
+    finished_at = models.DateTimeField(null=True)
+
+    objects = TenantManager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["organization", "customer"], name="erasure_once"),
+        ]
+
+    def __str__(self) -> str:
+        return f"erasure of customer {self.customer_id}"
+
+
 class RollupMinute(Rollup):
     """Kept for the last days only: complete from `Horizon.minutes_from`."""
 

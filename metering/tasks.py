@@ -8,10 +8,11 @@ from redis.exceptions import LockError
 
 from accounts.models import Organization
 from metering.models import BatchState, IngestBatch
+from metering.services.erasure import ERASE_TASK, list_open_erasures, resume_erasure
 from metering.services.queue import count_waiting, drain_queue
 from metering.services.retention import prune_organization
 from metering.services.rollup import RollupBusy, roll_up_in_turn
-from metering.services.wake import DRAIN_TASK, ROLL_UP_TASK, wake_followers
+from metering.services.wake import DRAIN_TASK, ROLL_UP_TASK, clear_follower_mark, wake_followers
 
 logger = structlog.get_logger(__name__)
 
@@ -72,6 +73,25 @@ def drain_async_events() -> None:
         return  # another drain is at work and will find these events too, or the sweep will
     if drained and count_waiting():
         drain_async_events.delay()
+
+
+@shared_task(name="metering.resume_erasures")
+def resume_erasures() -> None:
+    """End what an erasure left when its process died or its request had taken long enough."""
+    for erasure in list_open_erasures():
+        try:
+            erased = resume_erasure(erasure=erasure, now=timezone.now())
+        except RollupBusy:
+            continue  # the next round comes soon
+        logger.info("erasure_resumed", organization=erasure.organization_id, events=erased.event_count)
+
+
+@shared_task(name=ERASE_TASK)
+def resume_erasures_of_organization(organization_id: int) -> None:
+    clear_follower_mark(task=ERASE_TASK, organization_id=organization_id)
+    for erasure in list_open_erasures():
+        if erasure.organization_id == organization_id:
+            resume_erasure(erasure=erasure, now=timezone.now())
 
 
 @shared_task(name="metering.prune_expired_rows")

@@ -66,7 +66,7 @@ def post_events(request: HttpRequest) -> HttpResponse:
         limits=limits,
         is_atomic=options.is_atomic,
     )
-    return _answer_result(result)
+    return answer_result(result)
 
 
 @csrf_exempt
@@ -84,7 +84,7 @@ def post_validation(request: HttpRequest) -> HttpResponse:
     changes = [
         _describe(event, events[event.index], plans[event.feed_id]) for event in admitted if event.index not in refused
     ]
-    return _answer_result(result, extra={"events": changes, "first_offset": None, "last_offset": None})
+    return answer_result(result, extra={"events": changes, "first_offset": None, "last_offset": None})
 
 
 def limits_of(caller: Caller) -> IngestLimits:
@@ -126,7 +126,8 @@ def _insists_on_sync(event: IncomingEvent | MalformedEvent) -> bool:
     return isinstance(event, IncomingEvent) and event.delivery == "sync"
 
 
-def _answer_result(result: IngestResult, *, extra: Mapping[str, Any] | None = None) -> HttpResponse:
+def answer_result(result: IngestResult, *, extra: Mapping[str, Any] | None = None) -> HttpResponse:
+    """Answer the verdicts: 200 where anything was stored or known, else 422 in the shape of an error."""
     body: dict[str, Any] = {
         "stored": result.stored,
         "duplicates": result.duplicates,

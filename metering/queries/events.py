@@ -14,8 +14,9 @@ from psycopg.sql import SQL, Composable, Literal
 from accounts.models import Organization
 from common.models import TenantQuerySet
 from metering.feeds import list_feed_ids
-from metering.models import InboxEvent, InboxState, Metric
+from metering.models import Erasure, InboxEvent, InboxState, Metric
 from metering.sql import expressions
+from metering.sql.usage import KeptFrom, find_horizon
 
 # One row per event. Uses event_by_customer_time or event_by_time, backwards.
 _EVENTS = """
@@ -73,11 +74,14 @@ def list_events(
     metric: Metric | None = None,
     start: datetime | None = None,
     end: datetime | None = None,
-    properties: Mapping[str, str] | None = None,
+    properties: Mapping[str, str | Sequence[str]] | None = None,
     before: EventPosition | None = None,
     idempotency_keys: Sequence[str] | None = None,
 ) -> list[EventRow]:
-    """Return events of `[start, end)`, newest first. `metric` narrows to the feeds of that metric."""
+    """Return events of `[start, end)`, newest first. `metric` narrows to the feeds of that metric.
+
+    A property is one of the values that are given for it, or the one.
+    """
     conditions: list[Composable] = [SQL("TRUE")]
     if idempotency_keys is not None:
         conditions.append(SQL("event.idempotency_key = ANY({})").format(expressions.Constant(list(idempotency_keys))))
@@ -91,8 +95,8 @@ def list_events(
     if end is not None:
         conditions.append(SQL("event.occurred_at < {}").format(Literal(end)))
     for key, value in (properties or {}).items():
-        names = expressions.Constant(key), expressions.Constant(value)
-        conditions.append(SQL("event.properties ->> {} = {}").format(*names))
+        text = SQL("(event.properties ->> {})").format(expressions.Constant(key))
+        conditions.append(expressions.is_one_of(text, [value] if isinstance(value, str) else value))
     if before is not None:
         conditions.append(
             # The first half lets the index bound the scan; the second orders equal times by arrival.
@@ -101,6 +105,16 @@ def list_events(
             )
         )
     return _select(organization, conditions, limit)
+
+
+def find_kept_from(*, organization: Organization, event_type: str) -> KeptFrom | None:
+    """Return from when on raw events of the type and what was counted of them are kept; None: all of it is."""
+    return find_horizon(organization_id=organization.pk, event_type=event_type)
+
+
+def list_erased_customers(*, organization: Organization) -> set[int]:
+    """Return the ids of the customers of whom no raw event is left, whenever it happened."""
+    return set(Erasure.objects.for_organization(organization).values_list("customer_id", flat=True))
 
 
 def find_event(*, organization: Organization, idempotency_key: str) -> EventRow | None:

@@ -63,13 +63,15 @@ class _Found:
         selection = reading.selection
         cut = reading.cut(buckets, is_for_members=True)
         span = Span(buckets[0].start, buckets[-1].end)
-        return cls(
+        found = cls(
             cut=cut,
             sets=[]
             if selection.as_of is not None
             else usage_sql.list_sets(selection, span=span, days=cut.days, hours=cut.hours),
             operations=usage_sql.list_operations(selection, span=span, raw=cut.raw),
         )
+        reading.confirm(cut.raw)
+        return found
 
     @property
     def has_removes(self) -> bool:

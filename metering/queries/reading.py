@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from django.db import connection, transaction
@@ -27,9 +27,13 @@ NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 class RangeNotKept(InvalidInput):
-    """The range cuts an hour whose raw events are no longer kept."""
+    """The range begins before what is kept, or cuts an hour whose raw events are no longer kept."""
 
     code = "range_not_kept"
+
+
+class TotalsNotKept(RangeNotKept):
+    """The range begins before the totals that are kept, or cuts an hour of a customer who was erased."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,7 @@ class Reading:
             is_per_customer=CUSTOMER in group_by or (is_summed_per_customer and customer_id is None),
             as_of=as_of,
         )
-        return cls(selection, usage_sql.find_horizon(organization_id=organization.pk))
+        return cls(selection, usage_sql.find_horizon(organization_id=organization.pk, event_type=metric.event_type))
 
     @property
     def counts_members(self) -> bool:
@@ -80,6 +84,7 @@ class Reading:
             line = lines[row.customer_id, tuple(row.group)] = [empty] * len(buckets)
             for bucket, cell in zip(row.buckets, row.cells(), strict=False):  # what was not asked for repeats for ever
                 line[bucket - 1] = cell
+        self.confirm(cut.raw)
         return lines
 
     def cut(self, buckets: Sequence[Span], *, is_for_members: bool = False) -> Cut:
@@ -93,17 +98,46 @@ class Reading:
                 has_hours=not (is_for_members and self.selection.uses_dimensions),
                 has_minutes=not is_for_members,
             )
+            self._require_rollups(buckets[0].start)
         self.require_raw(cut.raw)
         return cut
 
-    def require_raw(self, spans: Iterable[Span]) -> None:
+    def require_raw(self, spans: Sequence[Span]) -> None:
         """Raise `RangeNotKept` unless all raw events of the spans are kept."""
-        raw_from = self.horizon.raw_from if self.horizon else None
+        if self.horizon is None or not spans:
+            return
+        raw_from = self.horizon.raw_from
         if raw_from is not None and any(span.start < raw_from for span in spans):
             raise RangeNotKept(
                 f"Raw events before {raw_from.isoformat()} are no longer kept; ask for whole UTC hours there, "
                 "and for members that came and went on the same day for a customer's total.",
             )
+        if self.horizon.last_erasure is not None and usage_sql.has_erased_usage(
+            self.selection, raw=spans, minutes_from=self.horizon.minutes_from
+        ):
+            raise TotalsNotKept(
+                "The range cuts an hour of a customer whose usage was erased; of that only the total of the hour is "
+                "known. Ask for whole UTC hours."
+            )
+
+    def confirm(self, raw: Sequence[Span]) -> None:
+        """Raise `RangeNotKept` if raw events of the pieces were deleted while they were read.
+
+        To be called after the read and in its snapshot, if it has one: a horizon moves before anything is deleted, so
+        one that stands as it stood tells that nothing was. One query where there are pieces.
+        """
+        if not raw:
+            return
+        metric = self.selection.metric
+        current = usage_sql.find_horizon(organization_id=metric.organization_id, event_type=metric.event_type)
+        if current != self.horizon:
+            replace(self, horizon=current).require_raw(raw)
+
+    def _require_rollups(self, start: datetime) -> None:
+        rollups_from = self.horizon.rollups_from if self.horizon else None
+        if rollups_from is not None and start < rollups_from:
+            event_type = self.selection.metric.event_type
+            raise TotalsNotKept(f"Totals of {event_type} before {rollups_from.isoformat()} are no longer kept.")
 
 
 @contextmanager

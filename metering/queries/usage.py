@@ -132,13 +132,19 @@ def list_breakdown(
     end: datetime,
     group_by: Sequence[str],
     customer_id: int | None = None,
+    customer_ids: Collection[int] | None = None,
     filters: Filters | None = None,
     as_of: datetime | None = None,
 ) -> list[BreakdownRow]:
-    """Return one row per group that has events, the greatest value first. `customer` is a key like any dimension."""
+    """Return one row per group that has events, the greatest value first. `customer` is a key like any dimension.
+
+    `customer_ids` are several instead of one.
+    """
     if start > CALENDAR_END:
         raise InvalidInput.of("from", f"A range begins by {CALENDAR_END:%Y-%m-%d}.", "out_of_range")
     reading = Reading.prepare(organization, metric, customer_id, filters, group_by, as_of)
+    if customer_ids is not None and customer_id is None:
+        reading = replace(reading, selection=replace(reading.selection, customer_ids=list(customer_ids)))
     span = Span(start, end)
     with snapshot(metric):
         cells = reading.list_cells([span])

@@ -20,6 +20,7 @@ from metering.admission import AdmissionRules, AdmittedEvent, EventError, FeedPl
 from metering.domain import MAX_BATCH_EVENTS, OFFSET_BITS
 from metering.feeds import FeedBook, get_feed_book
 from metering.incoming import IncomingEvent, MalformedEvent
+from metering.models import Erasure
 from metering.services.inbox import keep_unmatched
 from metering.services.wake import wake_rollup
 from metering.sql import store_events
@@ -27,8 +28,12 @@ from metering.sql import store_events
 MAX_CACHED_CUSTOMERS = 200_000
 # Each retry means that the organization's metrics changed while a batch was under way.
 MAX_METRIC_RACES = 10
+# How the names begin that customers have once they were erased.
+ERASED_PREFIX = "deleted-"
 
-_customer_ids: dict[tuple[int, str], int] = {}
+# The ids of customers, per organization and `metrics_version`: with a customer's erasure the version changes, and all
+# that was remembered before is forgotten. Who read an old id just before is told by the version under the fence.
+_customer_ids: dict[tuple[int, int, str], int] = {}
 
 
 @dataclass(slots=True)
@@ -57,7 +62,8 @@ class IngestLimits:
 
 
 class _MetricsChanged(Exception):
-    """The metrics changed between examining and storing; carries the version to examine against."""
+    """The metrics changed, or a customer was erased, between examining and storing; carries the version to examine
+    against."""
 
     def __init__(self, version: int) -> None:
         self.version = version
@@ -214,10 +220,11 @@ def _resolve_customers(
 ) -> tuple[list[AdmittedEvent], list[EventError], dict[str, int]]:
     """Return the ids of all customers, creating new ones where that is allowed; refuse the events of the others."""
     wanted = {event.customer for event in events}
-    known = {name: found for name in wanted if (found := _customer_ids.get((organization.pk, name))) is not None}
+    scope = organization.pk, organization.metrics_version
+    known = {name: found for name in wanted if (found := _customer_ids.get((*scope, name))) is not None}
     missing = wanted - known.keys()
     if missing:
-        found_ids = _find_or_create_customers(organization, missing, is_dry_run)
+        found_ids = _without_erased(organization, _find_or_create_customers(organization, missing, is_dry_run))
         known |= found_ids
         if not connection.in_atomic_block:  # inside one, a new customer may yet be rolled back
             _remember_customers(organization, found_ids)
@@ -234,7 +241,8 @@ def _resolve_customers(
 def _remember_customers(organization: Organization, ids: dict[str, int]) -> None:
     if len(_customer_ids) + len(ids) > MAX_CACHED_CUSTOMERS:
         _customer_ids.clear()
-    _customer_ids.update({(organization.pk, name): customer_id for name, customer_id in ids.items()})
+    scope = organization.pk, organization.metrics_version
+    _customer_ids.update({(*scope, name): customer_id for name, customer_id in ids.items()})
 
 
 def _find_or_create_customers(organization: Organization, names: set[str], is_dry_run: bool) -> dict[str, int]:
@@ -243,6 +251,16 @@ def _find_or_create_customers(organization: Organization, names: set[str], is_dr
         return ensure_customers(organization=organization, external_ids=names)
     rows = Customer.objects.for_organization(organization).filter(external_id__in=names)
     return dict(rows.values_list("external_id", "pk"))
+
+
+def _without_erased(organization: Organization, ids: dict[str, int]) -> dict[str, int]:
+    """Leave out customers that were erased: nobody may send events in the name that stands for nobody."""
+    suspects = {name: customer_id for name, customer_id in ids.items() if name.startswith(ERASED_PREFIX)}
+    if not suspects:
+        return ids
+    erasures = Erasure.objects.for_organization(organization).filter(customer_id__in=suspects.values())
+    erased = set(erasures.values_list("customer_id", flat=True))
+    return {name: customer_id for name, customer_id in ids.items() if customer_id not in erased}
 
 
 def _rules(organization: Organization, book: FeedBook, now: datetime, limits: IngestLimits) -> AdmissionRules:

@@ -10,15 +10,17 @@ an entry that it stored but did not acknowledge is stored again as duplicates.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
+from time import monotonic
 from typing import Any
 
 import msgspec
 import structlog
 from redis import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import LockError, RedisError, ResponseError
 from redis.lock import Lock
 
 from accounts.models import Organization
@@ -40,6 +42,9 @@ READ_ENTRIES = 200
 MAX_READS = 10
 # A drain renews its lock with every batch; after a crash the next one may begin when the lock has expired.
 LOCK_SECONDS = 15
+# How long somebody waits who needs the queue to be empty.
+PATIENCE_SECONDS = 15.0
+SOON = {"Retry-After": "5"}
 
 logger = structlog.get_logger(__name__)
 
@@ -108,6 +113,58 @@ def drain_queue(*, now: datetime) -> int:
                     break
                 drained += _store(client, entries, now, lock)
     return drained
+
+
+def drain_waiting(*, now: datetime) -> None:
+    """Store all that waits at the call, taking turns with the worker. Raises `Unavailable` if that takes long."""
+    give_up_at = monotonic() + PATIENCE_SECONDS
+    try:
+        last = _last_entry_id(redis_client())
+        while last is not None and (first := _first_entry_id(redis_client())) is not None and first <= last:
+            if monotonic() > give_up_at:
+                raise Unavailable("Events still wait to be stored. Try again in a moment.", headers=SOON)
+            with suppress(LockError):  # the worker is at it
+                drain_queue(now=now)
+    except RedisError:
+        raise Unavailable(
+            "The queue of asynchronous events is not reachable. Nothing was changed.", headers=SOON
+        ) from None
+
+
+def _last_entry_id(client: Redis) -> tuple[int, int] | None:
+    return _entry_id(client.xrevrange(STREAM, count=1))
+
+
+def _first_entry_id(client: Redis) -> tuple[int, int] | None:
+    return _entry_id(client.xrange(STREAM, count=1))
+
+
+def _entry_id(entries: Any) -> tuple[int, int] | None:
+    """Return the id of the only entry as it is ordered: milliseconds, then a number within them."""
+    if not entries:
+        return None
+    milliseconds, _, number = entries[0][0].partition(b"-")
+    return int(milliseconds), int(number)
+
+
+def list_waiting(*, organization: Organization, customer: str) -> list[QueuedEvent]:
+    """Return the customer's events that wait at the call. Passes over the whole queue. Raises `Unavailable`."""
+    found: list[QueuedEvent] = []
+    position = "-"
+    try:
+        while entries := _entry_list(redis_client().xrange(STREAM, min=position, count=READ_ENTRIES)):
+            for entry_id, fields in entries:
+                position = f"({entry_id.decode()}"
+                if int(fields[b"organization"]) == organization.pk:
+                    events = _decoder.decode(fields[b"events"])
+                    found += [event for event in events if event.customer == customer]
+    except RedisError:
+        raise Unavailable("The queue of asynchronous events is not reachable.", headers=SOON) from None
+    return found
+
+
+def _entry_list(answer: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    return list(answer)
 
 
 def count_waiting() -> int:

@@ -2,8 +2,8 @@
 
 Works through an organization's history in slices of whole UTC days, a metric at a time, each in a transaction of
 its own: memory and locks stay small whatever the history's length. Only what raw events can still tell is looked
-at: days from `Horizon.raw_from` on, minutes from `Horizon.minutes_from` on. Pending batches and voided events are
-in no rollup and are not expected there.
+at: days from `Horizon.raw_from` on (of an event type from its own), minutes from `Horizon.minutes_from` on, and
+nothing of customers that were erased. Pending batches and voided events are in no rollup and are not expected there.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from metering.feeds import list_feed_ids
 from metering.models import Aggregation, Horizon, Metric
 from metering.services.rollup import ensure_horizon
 from metering.sql import member_sets, rebuild, roll_up
+from metering.sql.usage import find_horizon
 
 # A slice is as many days as hold about so many events: a second or so of work per metric.
 SLICE_EVENTS = 200_000
@@ -80,8 +81,7 @@ def verify_slice(*, organization: Organization, span: Span, report: Report) -> i
     differing = 0
     for metric in _list_metrics(organization):
         with _snapshot():
-            horizon = Horizon.objects.for_organization(organization).first()
-            differing += _Examination.of(metric, span, horizon, report).run(is_repair=False)
+            differing += _Examination.of(metric, span, report).run(is_repair=False)
     with _snapshot():
         return differing + _examine_orphans(organization, span, report, is_repair=False)
 
@@ -95,8 +95,8 @@ def repair_slice(*, organization: Organization, span: Span, now: datetime, repor
     for metric in _list_metrics(organization):
         with transaction.atomic():
             roll_up.lock(organization_id=organization.pk)
-            horizon = ensure_horizon(organization_id=organization.pk, now=now)
-            differing += _Examination.of(metric, span, horizon, report).run(is_repair=True)
+            ensure_horizon(organization_id=organization.pk, now=now)
+            differing += _Examination.of(metric, span, report).run(is_repair=True)
     with transaction.atomic():
         roll_up.lock(organization_id=organization.pk)
         return differing + _examine_orphans(organization, span, report, is_repair=True)
@@ -129,11 +129,12 @@ class _Examination:
     report: Report
 
     @classmethod
-    def of(cls, metric: Metric, span: Span, horizon: Horizon | None, report: Report) -> _Examination:
-        raw_from = (horizon and horizon.raw_from) or BEGINNING
+    def of(cls, metric: Metric, span: Span, report: Report) -> _Examination:
+        kept = find_horizon(organization_id=metric.organization_id, event_type=metric.event_type)
         # Without a horizon nothing was rolled up yet: no minutes are expected.
-        minutes_from = horizon.minutes_from if horizon else END
-        clipped = Span(max(span.start, raw_from), span.end)
+        minutes_from = kept.minutes_from if kept else END
+        told_from = [moment for moment in (kept.raw_from, kept.rollups_from) if moment] if kept else []
+        clipped = Span(max([span.start, *told_from]), span.end)
         return cls(metric, list_feed_ids(metric), clipped, minutes_from, report)
 
     def run(self, *, is_repair: bool) -> int:

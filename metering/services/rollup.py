@@ -10,15 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import count
+from time import monotonic, sleep
 from typing import Protocol
 
 from django.db import transaction
+from django.db.models import Max
 
 from common.telemetry import ROLLUP_BATCHES, ROLLUP_EVENTS
 from metering.domain import DAY, floor_time
-from metering.models import Aggregation, Feed, Horizon, Metric
+from metering.models import Aggregation, BatchState, Feed, Horizon, IngestBatch, Metric
 from metering.services.wake import ROLL_UP_TASK, Turn, clear_rollup_mark, is_rollup_asked, wake_followers
 from metering.sql import changes, member_sets, roll_up
+from metering.sql.usage import find_horizon
 
 # A chunk is large enough that the cost per statement vanishes and small enough that a read which waits for
 # nothing still finds a short tail, and that a void waits a fraction of a second for the lock.
@@ -26,6 +29,8 @@ MAX_CHUNK_EVENTS = 50_000
 MAX_CHUNK_BATCHES = 1_000
 # Minute rollups serve the charts of the last hours; older ranges cut hours and read at most two raw edges.
 MINUTE_RETENTION = timedelta(days=3)
+# Until somebody who waits for the lock looks again.
+BUSY_SECONDS = 0.05
 
 
 class RollupBusy(Exception):
@@ -98,6 +103,26 @@ def roll_up_organization(
     return rolled
 
 
+def roll_up_known(*, organization_id: int, now: datetime, patience: timedelta) -> None:
+    """Roll up every batch that is pending at the call, taking turns with the worker. Raises `RollupBusy`.
+
+    What arrives meanwhile may stay pending: unlike `roll_up_organization` this comes to an end however much it is.
+    """
+    pending = IngestBatch.objects.for_organization(organization_id).filter(state=BatchState.PENDING)
+    known = pending.filter(id__lte=pending.aggregate(Max("id"))["id__max"] or 0)
+    rolled = RolledUp()
+    give_up_at = monotonic() + patience.total_seconds()
+    while known.exists():
+        try:
+            roll_up_chunk(organization_id=organization_id, now=now, rolled=rolled)
+        except RollupBusy:
+            if monotonic() > give_up_at:
+                raise
+            sleep(BUSY_SECONDS)
+    if rolled.batches:
+        wake_followers(organization_id=organization_id)
+
+
 @transaction.atomic
 def roll_up_chunk(*, organization_id: int, now: datetime, rolled: RolledUp) -> bool:
     """Add one chunk of pending batches; return whether more may wait."""
@@ -113,7 +138,7 @@ def roll_up_chunk(*, organization_id: int, now: datetime, rolled: RolledUp) -> b
     batch_ids = [batch.id for batch in batches]
     feed_ids = {feed_id for batch in batches for feed_id in batch.feed_ids}
     horizon = ensure_horizon(organization_id=organization_id, now=now)
-    minutes_from, raw_from = horizon.minutes_from, horizon.raw_from
+    minutes_from = horizon.minutes_from
 
     metrics = _metrics_of_feeds(organization_id, feed_ids)
     roll_up.create_stage()
@@ -123,7 +148,10 @@ def roll_up_chunk(*, organization_id: int, now: datetime, rolled: RolledUp) -> b
     roll_up.upsert_rollups(organization_id=organization_id, minutes_from=minutes_from)
     for metric, its_feeds in metrics:
         if metric.aggregation == Aggregation.COUNT_UNIQUE:
-            member_sets.add_batches(metric=metric, batch_ids=batch_ids, feed_ids=its_feeds, raw_from=raw_from)
+            kept = find_horizon(organization_id=organization_id, event_type=metric.event_type)
+            member_sets.add_batches(
+                metric=metric, batch_ids=batch_ids, feed_ids=its_feeds, raw_from=kept.raw_from if kept else None
+            )
     changes.record_stage(organization_id=organization_id)
     roll_up.mark_rolled(organization_id=organization_id, batch_ids=batch_ids, now=now)
 

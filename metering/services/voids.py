@@ -16,10 +16,11 @@ from accounts.services import record_audit
 from common.errors import Conflict, InvalidInput, NotFound
 from metering.domain import OFFSET_BITS
 from metering.incoming import IncomingEvent, MalformedEvent
-from metering.models import BatchState, Event, EventVoid, Feed, Horizon, IngestBatch, Metric
+from metering.models import BatchState, Erasure, Event, EventVoid, Feed, IngestBatch, Metric
 from metering.services.ingest import IngestLimits, IngestResult, ingest_events
 from metering.services.wake import wake_followers
 from metering.sql import changes, recount, roll_up
+from metering.sql.usage import KeptFrom, find_horizon
 
 MAX_REASON_CHARACTERS = 1000
 
@@ -59,9 +60,12 @@ def void_event(
     event = None if "\x00" in idempotency_key else events.first()
     if event is None:
         raise NotFound("There is no such event.")
-    horizon = Horizon.objects.for_organization(organization).first()
+    feed = Feed.objects.for_organization(organization).get(pk=event.feed_id)
+    horizon = find_horizon(organization_id=organization.pk, event_type=feed.event_type)
     if horizon and horizon.raw_from and event.occurred_at < horizon.raw_from:
         raise TooOldToVoid("Raw events of that time are no longer kept, so its totals cannot be recounted.")
+    if Erasure.objects.for_organization(organization).filter(customer_id=event.customer_id).exists():
+        raise NotFound("There is no such event.")  # any more, in a moment
     void = EventVoid(
         organization=organization,
         idempotency_key=idempotency_key,
@@ -74,7 +78,6 @@ def void_event(
             void.save(force_insert=True)
     except IntegrityError:
         raise AlreadyVoided("This event was voided before.") from None
-    feed = Feed.objects.for_organization(organization).get(pk=event.feed_id)
     if _is_rolled(event):
         _recount(event, feed, horizon)
     changes.record_void(
@@ -136,6 +139,6 @@ def _is_rolled(event: Event) -> bool:
     return not batch.filter(state=BatchState.PENDING).exists()
 
 
-def _recount(event: Event, feed: Feed, horizon: Horizon | None) -> None:
+def _recount(event: Event, feed: Feed, horizon: KeptFrom | None) -> None:
     for metric in Metric.objects.for_organization(event.organization_id).filter(pk__in=feed.metric_ids):
         recount.recount_event(metric=metric, event=event, minutes_from=horizon.minutes_from if horizon else None)

@@ -78,6 +78,11 @@ def wake_followers(*, organization_id: int) -> None:
         )
 
 
+def wake_task(*, task: str, organization_id: int) -> None:
+    """Publish one task of the organization now, unless it is on its way. Whatever is lost, its own sweep finds."""
+    _publish_once(_follower_mark(task, organization_id), task, [organization_id])
+
+
 def ask_follower(*, task: str, organization_id: int) -> None:
     """Set the mark without publishing: for whoever gives back the follower's turn."""
     try:

@@ -4,7 +4,8 @@ Written apart from the statements of the rollup worker on purpose: what they sha
 (`expressions`), so that a mistake in how batches are added up shows as a difference here.
 
 All statements about one metric and range run in one transaction, over one snapshot (verify) or under the rollup
-lock (repair). Raw events are aggregated once, into this transaction's stage; PostgreSQL spills what does not fit.
+lock (repair). Customers that were erased have no raw events left and are on neither side. Raw events are aggregated
+once, into this transaction's stage; PostgreSQL spills what does not fit.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ WHERE event.organization_id = %(organization)s
       SELECT FROM metering_ingestbatch AS batch
       WHERE batch.organization_id = event.organization_id AND batch.id = event."offset" >> 13 AND batch.state = 0
   )
+  AND event.customer_id NOT IN (SELECT customer_id FROM metering_erasure WHERE organization_id = %(organization)s)
 """
 
 # One row per customer, dimension values and minute (before minutes are kept: hour), in the rollup's own stage.
@@ -131,6 +133,7 @@ WITH counted AS (
      AND rollup.bucket_start < %(end)s
     WHERE series.organization_id = %(organization)s AND series.metric_id = %(metric)s
       AND (series.dimensions_key = ''::bytea) = %(is_total)s
+      AND series.customer_id NOT IN (SELECT customer_id FROM metering_erasure WHERE organization_id = %(organization)s)
 )
 INSERT INTO rollup_difference
 SELECT stored.series_id, customer_id, COALESCE(stored.dimensions, counted.dimensions), dimensions_key, bucket_start,
@@ -262,6 +265,7 @@ WITH last_operation AS (
      AND kept.bucket_start < %(end)s
     WHERE series.organization_id = %(organization)s AND series.metric_id = %(metric)s
       AND (series.dimensions_key = ''::bytea) = %(is_total)s
+      AND series.customer_id NOT IN (SELECT customer_id FROM metering_erasure WHERE organization_id = %(organization)s)
 )
 SELECT series.id, customer.external_id, COALESCE(stored.dimensions, counted.dimensions),
        bucket_start, stored.added, stored.removed, counted.added, counted.removed, COALESCE(counted.unnumbered, 0)

@@ -80,20 +80,83 @@ class CellLine(NamedTuple):
 
 
 class KeptFrom(NamedTuple):
-    """How far back an organization's finer data reaches: the columns of `Horizon`."""
+    """How far back the data of one event type reaches: the columns of `Horizon` and `TypeHorizon`, the later ones."""
 
     minutes_from: datetime
     raw_from: datetime | None
+    rollups_from: datetime | None = None
+    # The newest row of `Erasure`; None: no customer was ever erased.
+    last_erasure: int | None = None
 
 
-def find_horizon(*, organization_id: int) -> KeptFrom | None:
+# One row, or none before the first rollup. GREATEST passes over nulls. Uses type_horizon_once and erasure_once.
+_HORIZON = """
+SELECT horizon.minutes_from, GREATEST(horizon.raw_from, of_type.raw_from), of_type.rollups_from,
+       (SELECT max(id) FROM metering_erasure WHERE organization_id = %(organization)s)
+FROM metering_horizon AS horizon
+LEFT JOIN metering_typehorizon AS of_type
+  ON of_type.organization_id = horizon.organization_id AND of_type.event_type = %(event_type)s
+WHERE horizon.organization_id = %(organization)s
+"""
+
+
+def find_horizon(*, organization_id: int, event_type: str) -> KeptFrom | None:
     """Return the horizon, or None before the first rollup. Every read asks, and the ORM would take thrice the time."""
     with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT minutes_from, raw_from FROM metering_horizon WHERE organization_id = %s", [organization_id]
-        )
+        cursor.execute(_HORIZON, {"organization": organization_id, "event_type": event_type})
         row = cursor.fetchone()
     return None if row is None else KeptFrom(*row)
+
+
+# Whether an erased customer used the metric in a bucket that one of the pieces cuts: what of it lies inside the piece
+# only the deleted raw events knew. Uses erasure_once, series_once and the rollups' primary key.
+_ERASED_USAGE = """
+SELECT EXISTS (
+    SELECT
+    FROM metering_erasure AS erasure
+    JOIN metering_series AS series
+      ON series.organization_id = erasure.organization_id
+     AND series.metric_id = %(metric)s
+     AND series.customer_id = erasure.customer_id
+     AND series.dimensions_key = ''::bytea
+    CROSS JOIN unnest({starts}::timestamptz[], {ends}::timestamptz[]) AS piece(starts_at, ends_at)
+    WHERE erasure.organization_id = %(organization)s
+      AND (%(customers)s::bigint[] IS NULL OR erasure.customer_id = ANY(%(customers)s))
+      AND EXISTS (
+          SELECT FROM {table} AS rollup
+          WHERE rollup.organization_id = series.organization_id
+            AND rollup.series_id = series.id
+            AND rollup.bucket_start > piece.starts_at - {width}::interval
+            AND rollup.bucket_start < piece.ends_at
+      )
+)
+"""
+
+
+def has_erased_usage(selection: Selection, *, raw: Sequence[Span], minutes_from: datetime) -> bool:
+    """Tell whether raw events that these pieces need may have been deleted with their customer. One or two statements.
+
+    By the hour before `minutes_from`, by the minute from there on; the dimensions are not looked at.
+    """
+    widths = (
+        ("metering_rollup_hour", "1 hour", [span for span in raw if span.start < minutes_from]),
+        ("metering_rollup_minute", "1 minute", [span for span in raw if span.start >= minutes_from]),
+    )
+    names = {
+        "organization": selection.metric.organization_id,
+        "metric": selection.metric.pk,
+        "customers": None if selection.customer_ids is None else list(selection.customer_ids),
+    }
+    for table, width, spans in widths:
+        if spans:
+            statement = SQL(_ERASED_USAGE).format(
+                table=Identifier(table), width=Literal(width), starts=_starts(spans), ends=_ends(spans)
+            )
+            with connection.cursor() as cursor:
+                cursor.execute(statement, names)
+                if cursor.fetchone()[0]:
+                    return True
+    return False
 
 
 # One branch per rollup width; `piece` holds the spans that this width answers. Uses the tables' primary keys:

@@ -14,7 +14,7 @@ from django.urls import reverse
 from accounts.models import AuditEntry, Organization, User
 from metering.catalogs import MetricDefinition
 from metering.incoming import IncomingEvent
-from metering.models import Aggregation, Event, InboxEvent, InboxState, Metric
+from metering.models import Aggregation, Erasure, Event, InboxEvent, InboxState, Metric, TypeHorizon
 from metering.services.ingest import ingest_events
 from metering.services.metrics import create_metric
 from metering.services.rollup import ensure_horizon
@@ -48,6 +48,9 @@ def test_lists_and_rows_open(
 ) -> None:
     create_metric(organization=org, definition=REQUESTS, actor="test")
     ensure_horizon(organization_id=org.pk, now=now)
+    TypeHorizon.objects.create(organization=org, event_type="requests")
+    customer = factories.make_customer(organization=org)
+    Erasure.objects.create(organization=org, customer=customer, actor="test", started_at=now)
     name = f"admin:metering_{model._meta.model_name}"
 
     assert staff_client.get(reverse(f"{name}_changelist"), {"q": "x"}).status_code == 200
