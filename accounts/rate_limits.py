@@ -44,10 +44,15 @@ def _script() -> Any:
 
 def take_request(*, key_id: int, limit: int, now: datetime) -> RateVerdict | None:
     """Count one request of the key if it fits; return the verdict, or None when Redis did not answer."""
+    return take_share(name=str(key_id), limit=limit, now=now)
+
+
+def take_share(*, name: str, limit: int, now: datetime) -> RateVerdict | None:
+    """As `take_request`, of whatever the name stands for. Names that are numbers are keys' ids."""
     minute, second = divmod(int(now.timestamp()), RATE_WINDOW_SECONDS)
     seconds_left = RATE_WINDOW_SECONDS - second
     # The braces keep both keys on one node of a Redis cluster.
-    keys = [f"meterbook:rate:{{{key_id}}}:{minute}", f"meterbook:rate:{{{key_id}}}:{minute - 1}"]
+    keys = [f"meterbook:rate:{{{name}}}:{minute}", f"meterbook:rate:{{{name}}}:{minute - 1}"]
     try:
         current, previous = _script()(keys=keys, args=[limit, seconds_left, RATE_WINDOW_SECONDS])
     except redis.RedisError as error:

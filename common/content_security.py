@@ -4,7 +4,7 @@ Inline scripts do not run, so text that slipped through unescaped stays text. Dj
 bring inline scripts of their own and keep their own ways; the other answers of the APIs are no pages.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
 from django.conf import settings
@@ -26,7 +26,8 @@ class ContentSecurityPolicyMiddleware:
         return response
 
 
-def content_security_policy(request: HttpRequest) -> str:
+def content_security_policy(request: HttpRequest, *, form_targets: Sequence[str] = ()) -> str:
+    """Return the policy of a page. `form_targets`: where its forms may lead besides to ourselves, also by redirects."""
     return "; ".join(
         (
             "default-src 'self'",
@@ -35,7 +36,7 @@ def content_security_policy(request: HttpRequest) -> str:
             f"connect-src 'self' {_stream_origin(request)}",
             "object-src 'none'",
             "base-uri 'none'",
-            "form-action 'self'",
+            " ".join(("form-action 'self'", *form_targets)),
             "frame-ancestors 'none'",
         )
     )

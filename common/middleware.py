@@ -49,6 +49,11 @@ def store_unavailable() -> Unavailable:
     )
 
 
+def not_found(request: HttpRequest, **parameters: str) -> HttpResponse:
+    """Answer for what is below an API's prefix and no route knows, where a later route would take it for a page."""
+    raise NotFound("There is no such resource.")
+
+
 class ApiErrorMiddleware:
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response

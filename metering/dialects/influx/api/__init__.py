@@ -1,0 +1,1 @@
+"""The addresses that the usage-client posts to."""

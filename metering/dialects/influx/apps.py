@@ -1,0 +1,6 @@
+from django.apps import AppConfig
+
+
+class InfluxConfig(AppConfig):
+    name = "metering.dialects.influx"
+    label = "influx"

@@ -1,0 +1,1 @@
+"""What the dialect's pages show: one frozen context per template."""

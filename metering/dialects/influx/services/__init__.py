@@ -1,0 +1,1 @@
+"""Writes of the dialect: reports stored, anonymous ones kept for a while, clusters registered."""
