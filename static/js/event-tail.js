@@ -76,7 +76,10 @@ function startTail(rows) {
         load([]);
       }, SETTLE_MS);
     });
-    stream.addEventListener("message", (message) => gather(JSON.parse(message.data).idempotency_key));
+    stream.addEventListener("message", (message) => {
+      const told = JSON.parse(message.data);
+      gather(told.idempotency_key ?? told.request_id); // an event's, or a request's
+    });
     for (const name of ["skipped", "lagging"]) stream.addEventListener(name, () => load([]));
     stream.addEventListener("error", () => {
       clearTimeout(settling);

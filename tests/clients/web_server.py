@@ -83,7 +83,7 @@ def _free_port() -> int:
         return port
 
 
-def _test_database_url() -> str:
+def url_of_test_database() -> str:
     settings = connection.settings_dict
     return make_conninfo(
         host=settings["HOST"],
@@ -109,7 +109,7 @@ def servers_on_test_database(directory: Path) -> Iterator[Servers]:
     environment = {
         **os.environ,
         "DJANGO_SETTINGS_MODULE": "config.settings.base",
-        "DATABASE_URL": _test_database_url(),
+        "DATABASE_URL": url_of_test_database(),
         "PORT": str(web_port),
         "METERBOOK_STREAM_PORT": str(stream_port),
     }

@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Concatenate, ParamSpec, TypeVar
 
 from meterbook.errors import MeterbookError
-from meterbook.events import StoredEvent
 from meterbook.tail import TailSession
 from meterbook.transport import AsyncTransport, SyncTransport
 from meterbook.wire import Call, Listing, Plan
@@ -95,9 +94,9 @@ def async_bytes(verb: Callable[P, Call]) -> Callable[Concatenate[AsyncVerbs, P],
     return method
 
 
-def sync_tail(verb: Callable[P, TailSession]) -> Callable[Concatenate[SyncVerbs, P], Iterator[StoredEvent]]:
+def sync_tail(verb: Callable[P, TailSession[T]]) -> Callable[Concatenate[SyncVerbs, P], Iterator[T]]:
     @functools.wraps(verb)
-    def method(self: SyncVerbs, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[StoredEvent]:
+    def method(self: SyncVerbs, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
         session = verb(*args, **kwargs)
         while not self._transport.is_closed:
             failure: MeterbookError | None = None
@@ -112,9 +111,9 @@ def sync_tail(verb: Callable[P, TailSession]) -> Callable[Concatenate[SyncVerbs,
     return method
 
 
-def async_tail(verb: Callable[P, TailSession]) -> Callable[Concatenate[AsyncVerbs, P], AsyncIterator[StoredEvent]]:
+def async_tail(verb: Callable[P, TailSession[T]]) -> Callable[Concatenate[AsyncVerbs, P], AsyncIterator[T]]:
     @functools.wraps(verb)
-    async def method(self: AsyncVerbs, /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[StoredEvent]:
+    async def method(self: AsyncVerbs, /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[T]:
         session = verb(*args, **kwargs)
         while not self._transport.is_closed:
             failure: MeterbookError | None = None

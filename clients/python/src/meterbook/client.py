@@ -22,6 +22,22 @@ from meterbook.binding import (
     sync_tail,
 )
 from meterbook.buffered import AsyncBufferedIngest, BufferedIngest
+from meterbook.gateway import (
+    AnalyticsVerbs,
+    AsyncAnalyticsVerbs,
+    AsyncBillingVerbs,
+    AsyncLogVerbs,
+    AsyncRequestVerbs,
+    AsyncRouteVerbs,
+    AsyncSettingVerbs,
+    AsyncUserVerbs,
+    BillingVerbs,
+    LogVerbs,
+    RequestVerbs,
+    RouteVerbs,
+    SettingVerbs,
+    UserVerbs,
+)
 from meterbook.groups import (
     AlertVerbs,
     AsyncAlertVerbs,
@@ -39,6 +55,8 @@ from meterbook.groups import (
     WebhookVerbs,
 )
 from meterbook.outbox import BufferOptions, BufferSettings, OnError
+from meterbook.tracking.options import TrackingOptions
+from meterbook.tracking.recorder import RequestRecorder
 from meterbook.transport import AsyncTransport, Connection, SyncTransport
 from meterbook.verbs import alerts, events, usage
 from meterbook.wire import RetryPolicy
@@ -89,7 +107,15 @@ class Client(SyncVerbs):
         self.webhooks = WebhookVerbs(self._transport)
         self.quotas = QuotaVerbs(self._transport)
         self.quota = RoomVerbs(self._transport)
+        self.requests = RequestVerbs(self._transport)
+        self.routes = RouteVerbs(self._transport)
+        self.analytics = AnalyticsVerbs(self._transport)
+        self.users = UserVerbs(self._transport)
+        self.settings = SettingVerbs(self._transport)
+        self.billing = BillingVerbs(self._transport)
+        self.logs = LogVerbs(self._transport)
         self._buffers: list[BufferedIngest] = []
+        self._recorders: list[RequestRecorder] = []
 
     def buffered(self, *, on_error: OnError | None = None, **options: Unpack[BufferOptions]) -> BufferedIngest:
         """Return a buffer whose `add` does not wait for the server. `on_error(error, event)` hears of refused events,
@@ -98,12 +124,25 @@ class Client(SyncVerbs):
         self._buffers.append(buffer)
         return buffer
 
+    def track_requests(self, **options: Unpack[TrackingOptions]) -> RequestRecorder:
+        """Return a recorder of requests for the middleware of `meterbook.tracking`; one per process is enough.
+
+        The options are those of `meterbook.tracking.options.Tracking`. What is not given here comes from the
+        environment (`METERBOOK_USAGE_BATCH_SIZE` …), else from the server's settings.
+        """
+        recorder = RequestRecorder(self._transport, **options)
+        self._recorders.append(recorder)
+        return recorder
+
     def close(self) -> None:
-        """Close the subscriptions and the buffers that are still open, then the pool of connections."""
+        """Close the subscriptions, buffers and recorders that are still open, then the pool of connections."""
         self.alerts.close_subscriptions()
         for buffer in self._buffers:
             if not buffer.is_closed:
                 buffer.close()
+        for recorder in self._recorders:
+            if not recorder.is_closed:
+                recorder.close()
         self._transport.close()
 
     def __enter__(self) -> Self:
@@ -152,6 +191,13 @@ class AsyncClient(AsyncVerbs):
         self.webhooks = AsyncWebhookVerbs(self._transport)
         self.quotas = AsyncQuotaVerbs(self._transport)
         self.quota = AsyncRoomVerbs(self._transport)
+        self.requests = AsyncRequestVerbs(self._transport)
+        self.routes = AsyncRouteVerbs(self._transport)
+        self.analytics = AsyncAnalyticsVerbs(self._transport)
+        self.users = AsyncUserVerbs(self._transport)
+        self.settings = AsyncSettingVerbs(self._transport)
+        self.billing = AsyncBillingVerbs(self._transport)
+        self.logs = AsyncLogVerbs(self._transport)
         self._buffers: list[AsyncBufferedIngest] = []
 
     def buffered(self, *, on_error: OnError | None = None, **options: Unpack[BufferOptions]) -> AsyncBufferedIngest:

@@ -147,6 +147,10 @@ class BufferFullError(Exception):
     """A buffered client holds as many unacknowledged events as it may; the event was not taken."""
 
 
+class StoppingError(RuntimeError):
+    """The client that should take an event has been closed; the event was not taken."""
+
+
 _BY_STATUS: dict[int, type[MeterbookError]] = {
     401: AuthenticationError,
     402: QuotaExceededError,

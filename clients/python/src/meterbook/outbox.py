@@ -215,6 +215,10 @@ class Outbox:
     def counters(self) -> BufferCounters:
         return replace(self._counters, pending=len(self._queue))
 
+    def sizes(self) -> list[int]:
+        """Return the bytes of each event without a verdict."""
+        return [len(event) for event in self._queue]
+
     def unsent(self) -> list[dict[str, Any]]:
         """Return the events without a verdict, as they would be sent."""
         return [json.loads(event) for event in self._queue.copy()]

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import Any, Generic, TypeVar
 
 from meterbook.errors import MeterbookError, RateLimitedError, ServerUnavailableError
 from meterbook.events import StoredEvent
@@ -15,17 +16,20 @@ from meterbook.wire import Call, RetryPolicy, present
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 STREAM_PATH = "/v1/events/stream"
 DEFAULT_PAUSE_SECONDS = 2.0
 
 
 @dataclass(slots=True)
-class TailSession:
-    """One listener, across as many connections as it takes."""
+class TailSession(Generic[T]):
+    """One listener, across as many connections as it takes. `read` makes of a message's JSON what is handed out."""
 
     call: Call
     retry: RetryPolicy
     on_skipped: Callable[[int], None] | None
+    read: Callable[[dict[str, Any]], T]
     _reader: MessageReader = field(default_factory=MessageReader)
     _failures: int = 0
 
@@ -33,11 +37,11 @@ class TailSession:
         """Return the headers of the next connection, which resumes after the last event that arrived."""
         return self._reader.reconnect()
 
-    def feed(self, piece: bytes) -> list[StoredEvent]:
-        """Take bytes of the stream; return the events that they complete."""
+    def feed(self, piece: bytes) -> list[T]:
+        """Take bytes of the stream; return what they complete."""
         self._failures = 0
-        events = (self._read(message) for message in self._reader.feed(piece))
-        return [event for event in events if event is not None]
+        told = [message for message in self._reader.feed(piece) if self._is_told(message)]
+        return [self.read(json.loads(message.data, parse_float=Decimal)) for message in told]
 
     def pause_after(self, failure: MeterbookError | None) -> float:
         """Return the seconds before the next connection. Raises the failure if another would not fare better."""
@@ -48,15 +52,13 @@ class TailSession:
         self._failures += 1
         return max(self.retry.backoff(self._failures), failure.retry_after or 0.0)
 
-    def _read(self, message: Message) -> StoredEvent | None:
+    def _is_told(self, message: Message) -> bool:
         if message.event == "skipped":
             count = json.loads(message.data)["count"]
             logger.warning("The tail skipped at least %d events; list the events to see them all.", count)
             if self.on_skipped is not None:
                 self.on_skipped(count)
-        if message.event != "message":
-            return None
-        return StoredEvent.from_json(json.loads(message.data, parse_float=Decimal))
+        return message.event == "message"
 
 
 def events_tail(
@@ -65,7 +67,7 @@ def events_tail(
     metric: str | list[str] | None = None,
     type: str | list[str] | None = None,
     on_skipped: Callable[[int], None] | None = None,
-) -> TailSession:
+) -> TailSession[StoredEvent]:
     """Iterate over events as they arrive, until the caller stops or the client is closed.
 
     Reconnects by itself and resumes where it was. Of a list, any may match. A tail is for watching: when more arrives
@@ -73,4 +75,4 @@ def events_tail(
     `list_events`. Raises `AuthenticationError` and `PermissionRefusedError` when the key is refused.
     """
     call = Call("GET", STREAM_PATH, present(customer=customer, metric=metric, type=type))
-    return TailSession(call, RetryPolicy(longest_delay=15.0), on_skipped)
+    return TailSession(call, RetryPolicy(longest_delay=15.0), on_skipped, StoredEvent.from_json)

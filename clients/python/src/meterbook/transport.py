@@ -65,7 +65,8 @@ class Connection:
         if call.content is not None:
             headers = {"Content-Type": "application/json"}
             content = call.content
-            if self.compress and len(content) >= _COMPRESS_FROM_BYTES:
+            is_compressed = self.compress if call.is_compressed is None else call.is_compressed
+            if is_compressed and len(content) >= _COMPRESS_FROM_BYTES:
                 content, headers["Content-Encoding"] = gzip.compress(content, compresslevel=1), "gzip"
             arguments |= {"content": content, "headers": headers}
         return arguments

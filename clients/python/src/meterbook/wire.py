@@ -28,13 +28,17 @@ Parameters: TypeAlias = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request, without address and key. `is_repeatable`: sent twice it has the effect of once."""
+    """One request, without address and key. `is_repeatable`: sent twice it has the effect of once.
+
+    `is_compressed`: whether the body goes compressed; None leaves it to the client.
+    """
 
     method: str
     path: str
     parameters: Parameters = ()
     content: bytes | None = None
     is_repeatable: bool = True
+    is_compressed: bool | None = None
 
     @classmethod
     def get(cls, path: str, **parameters: Any) -> Call:

@@ -13,11 +13,16 @@ import click
 
 import meterbook
 from meterbook.cli.alerts import alerts, thresholds
+from meterbook.cli.analytics import analytics
+from meterbook.cli.billing import billing
 from meterbook.cli.events import events
 from meterbook.cli.ingest import ingest
 from meterbook.cli.login import login
+from meterbook.cli.logs import logs
 from meterbook.cli.metrics import metrics
+from meterbook.cli.server_settings import settings
 from meterbook.cli.usage import usage
+from meterbook.cli.users import users
 from meterbook.errors import ConflictError, MeterbookError, NotFoundError, ValidationError
 
 BAD_INPUT, FAILURE, INTERRUPTED = 2, 1, 130
@@ -32,7 +37,8 @@ def cli() -> None:
     """
 
 
-for command in (login, metrics, ingest, usage, events, alerts, thresholds):
+COMMANDS = (login, metrics, ingest, usage, events, alerts, thresholds, analytics, users, billing, settings, logs)
+for command in COMMANDS:
     cli.add_command(command)
 
 

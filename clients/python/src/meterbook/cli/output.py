@@ -20,10 +20,11 @@ _FORMULA_MARKS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def format_options(command: F) -> F:
-    """Add `--json` and `--csv`, which arrive as `style`."""
+    """Add `--json`, `--csv` and `--format`, which arrive as `style`."""
+    by_name = click.option("--format", "style", type=click.Choice(["table", "json", "csv"]), help="The same by name.")
     as_json = click.option("--json", "style", flag_value="json", help="Print JSON.")
     as_csv = click.option("--csv", "style", flag_value="csv", help="Print CSV.")
-    return as_json(as_csv(command))
+    return as_json(as_csv(by_name(command)))
 
 
 def print_rows(rows: Sequence[Row], columns: Sequence[str], style: str | None) -> None:
@@ -41,6 +42,35 @@ def print_json(body: Any) -> None:
 
 def json_line(body: Any) -> str:
     return json.dumps(body, ensure_ascii=False, default=_json_text)
+
+
+def print_answer(body: Any) -> None:
+    """Print an answer as the server gave it: its numbers are numbers, with all their digits."""
+    click.echo(_render(body, ""))
+
+
+def print_answer_line(body: Any) -> None:
+    """The same on one line."""
+    click.echo(_render(body, None))
+
+
+def _render(value: Any, indent: str | None) -> str:
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if not isinstance(value, dict | list) or not value:
+        return json.dumps(value, ensure_ascii=False)
+    inner = None if indent is None else f"{indent}  "
+    if isinstance(value, list):
+        return _enclose("[", [_render(item, inner) for item in value], "]", indent)
+    members = [f"{json.dumps(name, ensure_ascii=False)}: {_render(item, inner)}" for name, item in value.items()]
+    return _enclose("{", members, "}", indent)
+
+
+def _enclose(opening: str, members: Sequence[str], closing: str, indent: str | None) -> str:
+    if indent is None:
+        return f"{opening}{', '.join(members)}{closing}"
+    lines = ",\n".join(f"{indent}  {member}" for member in members)
+    return f"{opening}\n{lines}\n{indent}{closing}"
 
 
 def _print_csv(rows: Iterable[Row], columns: Sequence[str]) -> None:

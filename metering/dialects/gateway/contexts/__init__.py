@@ -1,0 +1,1 @@
+"""One dataclass per template of the gateway's pages: everything that it shows, computed."""

@@ -1,0 +1,1 @@
+"""Reads of what an organization says about its gateway."""

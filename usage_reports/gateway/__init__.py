@@ -1,0 +1,1 @@
+"""Analytics over the requests that API gateways report."""

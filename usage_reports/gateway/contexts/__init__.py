@@ -1,0 +1,1 @@
+"""What the analytics page shows: one frozen context per template, built here, only printed there."""
