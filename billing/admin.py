@@ -1,0 +1,95 @@
+"""The staff's lens on billing: what is sold, to whom, and what Stripe is told of it. Nothing is changed here."""
+
+from django.contrib import admin
+
+from accounts.admin import ReadOnlyAdmin
+from billing.models import (
+    Plan,
+    PlanVersion,
+    Price,
+    StripeCustomer,
+    StripeDrift,
+    StripeMeter,
+    Subscription,
+    SubscriptionPhase,
+    UsageReport,
+)
+
+
+@admin.register(Plan)
+class PlanAdmin(ReadOnlyAdmin):
+    list_display = ("code", "organization", "name", "is_default", "created_at", "archived_at")
+    list_filter = ("is_default", ("archived_at", admin.EmptyFieldListFilter))
+    search_fields = ("code__startswith", "organization__name")
+    list_select_related = ("organization",)
+
+
+@admin.register(PlanVersion)
+class PlanVersionAdmin(ReadOnlyAdmin):
+    list_display = ("plan", "number", "organization", "currency", "trial_days", "state", "activated_at")
+    list_filter = ("state",)
+    search_fields = ("plan__code__startswith", "organization__name")
+    list_select_related = ("organization", "plan")
+
+
+@admin.register(Price)
+class PriceAdmin(ReadOnlyAdmin):
+    list_display = ("version", "position", "organization", "metric", "model", "amount", "included_quantity", "filters")
+    list_filter = ("model",)
+    search_fields = ("version__plan__code__startswith", "organization__name")
+    list_select_related = ("organization", "version", "metric")
+
+
+@admin.register(Subscription)
+class SubscriptionAdmin(ReadOnlyAdmin):
+    list_display = ("id", "organization", "customer", "starts_at", "anchor_day", "zone", "trial_ends_at", "ends_at")
+    list_filter = (("ends_at", admin.EmptyFieldListFilter),)
+    search_fields = ("customer__external_id__startswith", "organization__name")
+    list_select_related = ("organization", "customer")
+
+
+@admin.register(SubscriptionPhase)
+class SubscriptionPhaseAdmin(ReadOnlyAdmin):
+    list_display = ("subscription", "organization", "version", "starts_at", "created_at")
+    search_fields = ("organization__name",)
+    list_select_related = ("organization", "subscription", "version")
+
+
+@admin.register(StripeCustomer)
+class StripeCustomerAdmin(ReadOnlyAdmin):
+    list_display = ("stripe_customer_id", "organization", "customer", "created_at")
+    search_fields = ("stripe_customer_id__startswith", "customer__external_id__startswith")
+    list_select_related = ("organization", "customer")
+
+
+@admin.register(StripeMeter)
+class StripeMeterAdmin(ReadOnlyAdmin):
+    list_display = ("event_name", "organization", "metric", "created_at")
+    search_fields = ("event_name__startswith", "organization__name")
+    list_select_related = ("organization", "metric")
+
+
+@admin.register(UsageReport)
+class UsageReportAdmin(ReadOnlyAdmin):
+    list_display = (
+        "identifier",
+        "organization",
+        "metric",
+        "stripe_customer_id",
+        "month",
+        "quantity",
+        "state",
+        "attempts",
+        "last_error",
+    )
+    list_filter = ("state",)
+    search_fields = ("identifier", "stripe_customer_id", "organization__name")
+    list_select_related = ("organization", "metric")
+
+
+@admin.register(StripeDrift)
+class StripeDriftAdmin(ReadOnlyAdmin):
+    list_display = ("day", "organization", "customer", "metric", "ledger_quantity", "stripe_quantity", "resolved_at")
+    list_filter = (("resolved_at", admin.EmptyFieldListFilter),)
+    search_fields = ("customer__external_id__startswith", "organization__name")
+    list_select_related = ("organization", "customer", "metric")

@@ -1,0 +1,172 @@
+"""Stripe's Billing Meters, spoken to through Stripe's own package. The only module that knows its calls and errors.
+
+Nothing is repeated here: the outbox repeats, so that every attempt is written down before it is made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import stripe
+from stripe.params.billing import MeterEventSummaryListParams
+
+from billing.clients.meters import MeterEvent, SummaryUnavailable
+from billing.domain.reporting import Answer, Outcome
+from common.numbers import exact_text
+
+# To connect, and between two bytes; an attempt is over long before the row's lease.
+TIMEOUT_SECONDS = (5.0, 30.0)
+MAX_MESSAGE = 400
+CONFLICT, FIRST_SERVER_ERROR = 409, 500
+DUPLICATE_CODE = "duplicate_meter_event"
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """A meter as the account has it, as far as reporting depends on it."""
+
+    id: str
+    event_name: str
+    is_active: bool
+    formula: str
+    # Not empty: of several events in such a window Stripe counts the last alone.
+    event_time_window: str
+    customer_key: str
+    value_key: str
+
+
+class StripeMeters:
+    """The account that a key belongs to. Safe to share between threads."""
+
+    def __init__(self, *, api_key: str, api_base: str = "") -> None:
+        self._client = stripe.StripeClient(
+            api_key,
+            base_addresses={"api": api_base} if api_base else None,
+            http_client=stripe.RequestsClient(timeout=TIMEOUT_SECONDS),
+            max_network_retries=0,
+        )
+        self._meters: dict[str, Meter] | None = None
+
+    def send(self, event: MeterEvent) -> Outcome:
+        try:
+            self._client.v1.billing.meter_events.create(
+                {
+                    "event_name": event.event_name,
+                    "payload": {"stripe_customer_id": event.customer_id, "value": exact_text(event.quantity)},
+                    "identifier": event.identifier,
+                    "timestamp": int(event.event_time.timestamp()),
+                },
+                {"idempotency_key": event.attempt_key},
+            )
+        except stripe.StripeError as error:
+            return _outcome(error, event.identifier)
+        return Outcome(Answer.ACCEPTED)
+
+    def total(self, *, event_name: str, customer_id: str, start: datetime, end: datetime) -> Decimal:
+        selection = _selection(customer_id, start, end)
+        return sum((_quantity(row) for row in self._list_summaries(event_name, selection)), Decimal(0))
+
+    def daily_totals(
+        self, *, event_name: str, customer_id: str, start: datetime, end: datetime
+    ) -> dict[datetime, Decimal]:
+        selection = _selection(customer_id, start, end)
+        selection["value_grouping_window"] = "day"
+        rows = self._list_summaries(event_name, selection)
+        return {datetime.fromtimestamp(row.start_time, UTC): _quantity(row) for row in rows}
+
+    def _list_summaries(
+        self, event_name: str, selection: MeterEventSummaryListParams
+    ) -> list[stripe.billing.MeterEventSummary]:
+        try:
+            meter = self._find_meter(event_name)
+            pages = self._client.v1.billing.meters.event_summaries.list(meter.id, selection)
+            return list(pages.auto_paging_iter())
+        except stripe.StripeError as error:
+            raise SummaryUnavailable(_message(error)) from error
+
+    def list_meters(self) -> list[Meter]:
+        """Return the account's meters, in no order. Raises `SummaryUnavailable`."""
+        try:
+            pages = self._client.v1.billing.meters.list({"limit": 100})
+            return [_meter(row) for row in pages.auto_paging_iter()]
+        except stripe.StripeError as error:
+            raise SummaryUnavailable(_message(error)) from error
+
+    def has_customer(self, customer_id: str) -> bool:
+        """Tell whether the account has the customer. Raises `SummaryUnavailable`."""
+        try:
+            customer = self._client.v1.customers.retrieve(customer_id)
+        except stripe.InvalidRequestError:
+            return False
+        except stripe.StripeError as error:
+            raise SummaryUnavailable(_message(error)) from error
+        return not getattr(customer, "deleted", False)
+
+    def _find_meter(self, event_name: str) -> Meter:
+        if self._meters is None or event_name not in self._meters:
+            self._meters = {meter.event_name: meter for meter in self.list_meters() if meter.is_active}
+        try:
+            return self._meters[event_name]
+        except KeyError:
+            raise SummaryUnavailable(f"Stripe has no active meter of the event name {event_name}.") from None
+
+
+def _selection(customer_id: str, start: datetime, end: datetime) -> MeterEventSummaryListParams:
+    """Select what was used in whole minutes; with groups by day, in whole UTC days."""
+    return {
+        "customer": customer_id,
+        "start_time": int(start.timestamp()),
+        "end_time": int(end.timestamp()),
+        "limit": 100,
+    }
+
+
+def _quantity(row: stripe.billing.MeterEventSummary) -> Decimal:
+    """Return a summary's number: a float of Stripe's, whose shortest text is what was meant."""
+    return Decimal(str(row.aggregated_value))
+
+
+def _meter(row: stripe.billing.Meter) -> Meter:
+    return Meter(
+        id=row.id,
+        event_name=row.event_name,
+        is_active=row.status == "active",
+        formula=row.default_aggregation.formula,
+        event_time_window=row.event_time_window or "",
+        customer_key=row.customer_mapping.event_payload_key,
+        value_key=row.value_settings.event_payload_key,
+    )
+
+
+def _outcome(error: stripe.StripeError, identifier: str) -> Outcome:
+    """Tell what an error says about the event. What says nothing is unclear, and unclear is never taken for a no."""
+    message = _message(error)
+    match error:
+        case stripe.AuthenticationError() | stripe.PermissionError():
+            return Outcome(Answer.UNAUTHORIZED, message)
+        case stripe.RateLimitError():
+            return Outcome(Answer.THROTTLED, message)
+        case stripe.InvalidRequestError() if _is_duplicate(error, identifier):
+            return Outcome(Answer.DUPLICATE, message)
+    status = error.http_status
+    if status is None or status == CONFLICT or status >= FIRST_SERVER_ERROR or status < 400:
+        return Outcome(Answer.UNCLEAR, message)
+    return Outcome(Answer.REFUSED, message)
+
+
+def _is_duplicate(error: stripe.InvalidRequestError, identifier: str) -> bool:
+    """Tell whether Stripe has an event of this identifier. It is a 400 with these words, and only the words tell."""
+    return error.code == DUPLICATE_CODE or (
+        "event already exists" in str(error.user_message).lower() and identifier in str(error.user_message)
+    )
+
+
+def _message(error: stripe.StripeError) -> str:
+    """Return the error in short. Of a refused key nothing is repeated: Stripe's own words quote a part of it."""
+    if isinstance(error, stripe.AuthenticationError | stripe.PermissionError):
+        return "Stripe does not accept the key, or the key may not do this."
+    if error.http_status is None:
+        return f"No answer from Stripe: {type(error).__name__}."
+    return f"{error.http_status}: {error.user_message or 'no message'}"[:MAX_MESSAGE]

@@ -1,0 +1,189 @@
+"""The billing page of a customer: subscriptions, what each costs so far, and what it is heading for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from zoneinfo import ZoneInfo
+
+from django.urls import reverse
+from django.utils import timezone
+
+from accounts.access import Caller
+from accounts.domain import Scope
+from accounts.models import Customer
+from billing.contexts.preview import StepRow, list_steps
+from billing.contexts.words import STATUS_BADGES, filter_texts, price_text
+from billing.domain.currencies import money_text
+from billing.domain.periods import BillingPeriod
+from billing.forms import SubscribeForm, plan_choices
+from billing.models import Plan, Subscription, SubscriptionPhase
+from billing.queries.plans import list_current_versions, list_plans
+from billing.queries.spend import Spend, SpendLine, get_current_spend
+from billing.queries.subscriptions import list_of_customer, list_phases_of
+from common.errors import ApplicationError
+
+# Each costs a read of usage per metric; more of them are in the API.
+MAX_SHOWN = 20
+MAX_PLANS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class LineRow:
+    label: str
+    terms: str
+    filters: list[str]
+    quantity: Decimal | None
+    unit: str
+    amount: str
+    # Empty: too early to tell.
+    projected: str
+    steps: list[StepRow]
+
+
+@dataclass(frozen=True, slots=True)
+class SpendCard:
+    period: str
+    is_trial: bool
+    total: str
+    projected: str
+    lines: list[LineRow]
+    unpriced: list[str]
+    data_through: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionCard:
+    id: int
+    plan: str
+    plan_url: str
+    version: int
+    status: str
+    badge: str
+    anchor_day: int
+    zone: str
+    started_at: datetime
+    ends_at: datetime | None
+    change: str
+    # None: it cannot be told; `problem` says why.
+    spend: SpendCard | None
+    problem: str
+    cancel_url: str
+    change_url: str
+    can_change: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CustomerBillingPage:
+    customer: Customer
+    title: str
+    cards: list[SubscriptionCard]
+    is_cut: bool
+    form: SubscribeForm | None
+    plans: list[tuple[str, str]]
+    has_plans: bool
+    plans_url: str
+
+
+def list_offered_plans(caller: Caller) -> list[Plan]:
+    """Return the plans that somebody can subscribe to now."""
+    plans = list(
+        list_plans(organization=caller.organization).filter(archived_at__isnull=True).order_by("code")[:MAX_PLANS]
+    )
+    current = list_current_versions(plans, organization_id=caller.organization.pk)
+    return [plan for plan in plans if plan.pk in current]
+
+
+def get_customer_billing(
+    caller: Caller, customer: Customer, plans: list[Plan], form: SubscribeForm | None
+) -> CustomerBillingPage:
+    now = timezone.now()
+    subscriptions = list_of_customer(organization=caller.organization, customer=customer)
+    shown = subscriptions[:MAX_SHOWN]
+    phases = list_phases_of(shown, organization=caller.organization)
+    return CustomerBillingPage(
+        customer=customer,
+        title=customer.name or customer.external_id,
+        cards=[_card(caller, subscription, phases[subscription.pk], now) for subscription in shown],
+        is_cut=len(subscriptions) > MAX_SHOWN,
+        form=form if plans else None,
+        plans=plan_choices(plans),
+        has_plans=bool(plans),
+        plans_url=reverse("billing:plan_list", args=[caller.organization.pk]),
+    )
+
+
+def _card(
+    caller: Caller, subscription: Subscription, phases: list[SubscriptionPhase], now: datetime
+) -> SubscriptionCard:
+    current = [phase for phase in phases if phase.starts_at <= max(now, subscription.starts_at)][-1]
+    coming = next((phase for phase in phases if phase.starts_at > current.starts_at), None)
+    zone, status = ZoneInfo(subscription.zone), subscription.status_at(now)
+    spend, problem = _try_spend(subscription, now)
+    arguments = [caller.organization.pk, subscription.pk]
+    change = ""
+    if coming is not None:
+        change = (
+            f"{coming.version.plan.name} v{coming.version.number} from {coming.starts_at.astimezone(zone):%-d %b %Y}"
+        )
+    return SubscriptionCard(
+        id=subscription.pk,
+        plan=current.version.plan.name,
+        plan_url=reverse("billing:plan", args=[caller.organization.pk, current.version.plan.code]),
+        version=current.version.number,
+        status=status,
+        badge=STATUS_BADGES[status],
+        anchor_day=subscription.anchor_day,
+        zone=subscription.zone,
+        started_at=subscription.starts_at,
+        ends_at=subscription.ends_at,
+        change=change,
+        spend=spend,
+        problem=problem,
+        cancel_url=reverse("billing:cancel_subscription", args=arguments),
+        change_url=reverse("billing:change_plan", args=arguments),
+        can_change=caller.has(Scope.BILLING_WRITE) and status != "ended",
+    )
+
+
+def _try_spend(subscription: Subscription, now: datetime) -> tuple[SpendCard | None, str]:
+    """One subscription whose usage is no longer kept must not hide the others."""
+    try:
+        found = get_current_spend(subscription=subscription, now=now)
+    except ApplicationError as error:
+        return None, error.message
+    return _spend_card(found.spend, ZoneInfo(subscription.zone)), ""
+
+
+def _spend_card(spend: Spend, zone: ZoneInfo) -> SpendCard:
+    projected = spend.projected_total_minor
+    return SpendCard(
+        period=period_text(spend.period, zone),
+        is_trial=spend.period.is_trial,
+        total=money_text(spend.total_minor, spend.currency),
+        projected="" if projected is None else money_text(projected, spend.currency),
+        lines=[_line_row(line) for line in spend.lines],
+        unpriced=[rest.metric.name or rest.metric.code for rest in spend.unpriced],
+        data_through=spend.complete_through,
+    )
+
+
+def _line_row(line: SpendLine) -> LineRow:
+    charge, currency = line.charge, line.rated.currency
+    return LineRow(
+        label=charge.label,
+        terms=price_text(charge),
+        filters=filter_texts(charge),
+        quantity=line.rated.quantity if charge.metric else None,
+        unit=charge.metric.unit if charge.metric else "",
+        amount=money_text(line.rated.amount_minor, currency),
+        projected="" if line.projected is None else money_text(line.projected.amount_minor, currency),
+        steps=list_steps(line.rated),
+    )
+
+
+def period_text(period: BillingPeriod, zone: ZoneInfo) -> str:
+    """Name a period by its first and last day, as its subscription reckons days."""
+    first, last = period.start.astimezone(zone), (period.end - timedelta(microseconds=1)).astimezone(zone)
+    return f"{first:%-d %b %Y} \u2013 {last:%-d %b %Y}"

@@ -1,0 +1,5 @@
+"""The pure rules of billing: currencies, prices, rating, how usage is split between prices, billing periods.
+
+No ORM, no clock, no I/O. Money is in the currency's minor unit (cents, yen, fils) everywhere below this package: a
+`Decimal` until its line is rounded, a whole number from then on.
+"""

@@ -1,0 +1,78 @@
+"""Reads of subscriptions: which there are, which plan version holds in a period."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+
+from accounts.models import Customer, Organization
+from billing.domain.periods import BillingPeriod, period_at
+from billing.models import PlanVersion, Subscription, SubscriptionPhase
+from common.errors import Conflict, NotFound
+from common.models import TenantQuerySet
+
+MAX_ID = 2**63 - 1
+
+
+class NeverCharged(Conflict):
+    code = "never_started"
+
+
+def list_subscriptions(*, organization: Organization) -> TenantQuerySet:
+    return Subscription.objects.for_organization(organization).select_related("organization", "customer")
+
+
+def get_subscription(
+    *, organization: Organization, subscription_id: int, customer_id: int | None = None
+) -> Subscription:
+    """Return the subscription. Raises `NotFound`, for a foreign id like for an absent one.
+
+    `customer_id` is the one whose a bound key may see; None: anybody's.
+    """
+    found: Subscription | None = None
+    if subscription_id <= MAX_ID:
+        rows = list_subscriptions(organization=organization).filter(pk=subscription_id)
+        found = (rows if customer_id is None else rows.filter(customer_id=customer_id)).first()
+    if found is None:
+        raise NotFound("There is no such subscription.")
+    return found
+
+
+def list_of_customer(*, organization: Organization, customer: Customer) -> list[Subscription]:
+    """Return the customer's subscriptions, the newest first."""
+    return list(list_subscriptions(organization=organization).filter(customer=customer).order_by("-id"))
+
+
+def list_phases(subscription: Subscription) -> list[SubscriptionPhase]:
+    """Return which plan version held and will hold from when on, in order."""
+    return list_phases_of([subscription], organization=subscription.organization)[subscription.pk]
+
+
+def list_phases_of(
+    subscriptions: Collection[Subscription], *, organization: Organization
+) -> dict[int, list[SubscriptionPhase]]:
+    """Return the phases of each subscription by its id, in order. One query."""
+    rows = SubscriptionPhase.objects.for_organization(organization).filter(subscription__in=subscriptions)
+    phases: dict[int, list[SubscriptionPhase]] = {subscription.pk: [] for subscription in subscriptions}
+    for phase in rows.select_related("version", "version__plan").order_by("starts_at"):
+        phases[phase.subscription_id].append(phase)
+    return phases
+
+
+def version_of_period(phases: list[SubscriptionPhase], period: BillingPeriod) -> PlanVersion:
+    """Return the plan version under which a period is charged, the whole of it: the last that began by its start."""
+    return next(phase.version for phase in reversed(phases) if phase.starts_at <= period.start)
+
+
+def nearest_period(subscription: Subscription, at: datetime) -> BillingPeriod:
+    """Return the period that holds `at`, else the first or the last one.
+
+    Raises `NeverCharged` for a subscription that was ended before it began.
+    """
+    cycle = subscription.cycle
+    period = period_at(cycle, at) or period_at(cycle, cycle.starts_at)
+    if period is not None and cycle.ends_at is not None and at >= cycle.ends_at:
+        period = period_at(cycle, cycle.ends_at - cycle.ends_at.resolution)
+    if period is None:
+        raise NeverCharged("The subscription was ended before it began; it has no billing period.")
+    return period

@@ -1,0 +1,137 @@
+"""Comparing the ledger with what Stripe counts, per customer, metric and day.
+
+Differences are rows and are never corrected here: the outbox says what is lacking, and what it cannot explain is for
+people to look at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import groupby
+from typing import Any
+
+import structlog
+from django.conf import settings
+
+from accounts.models import Organization
+from billing.clients.meters import MeterSink, SummaryUnavailable
+from billing.domain.reporting import ZERO, DayTotals, comparable_days, recent_periods, total_by_day
+from billing.models import StripeDrift, StripeMeter
+from billing.queries.reporting import Target, list_meters, list_restless_days, list_targets, read_ledger
+from billing.services.reporting import Pace, TokenBucket
+from common.errors import ApplicationError
+from common.telemetry import STRIPE_DRIFTS
+from metering.domain import EXACT
+
+logger = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Comparison:
+    """How many days were compared, and in how many the two differ. `resume_from`: as of a `PlanRun`."""
+
+    days: int = 0
+    drifts: int = 0
+    # Customers and meters that could not be compared.
+    failures: int = 0
+    resume_from: int | None = None
+
+
+def reconcile_usage(
+    *,
+    organization: Organization,
+    sink: MeterSink,
+    pace: Pace | None = None,
+    from_customer_id: int = 0,
+    until: datetime | None = None,
+) -> Comparison:
+    """Compare the days of the last weeks, but those with reports on their way, and write down where they differ.
+
+    Goes by customer, from `from_customer_id` on, until the time is `until`.
+    """
+    pace = pace or Pace()
+    bucket = TokenBucket(calls_per_second=settings.STRIPE_CALLS_PER_SECOND, pace=pace)
+    comparison = Comparison()
+    meters = list_meters(organization=organization)
+    targets = list_targets(organization=organization, from_customer_id=from_customer_id)
+    for customer_id, group in groupby(targets, key=lambda target: target.subscription.customer_id):
+        if until is not None and pace.now() >= until:
+            comparison.resume_from = customer_id
+            break
+        of_customer = list(group)
+        for meter in meters:
+            bucket.take()
+            try:
+                totals = list(_compare(of_customer, meter, sink, pace.now()))
+            except (ApplicationError, SummaryUnavailable) as error:
+                comparison.failures += 1
+                logger.warning("usage could not be compared", customer=customer_id, error=str(error))
+                continue
+            comparison.days += len(totals)
+            comparison.drifts += _record(of_customer[0], meter, totals, pace.now)
+    return comparison
+
+
+def _compare(targets: list[Target], meter: StripeMeter, sink: MeterSink, now: datetime) -> Iterator[DayTotals]:
+    """Yield the days that can be compared, of all subscriptions of one customer. One call."""
+    days = comparable_days(now)
+    totals = total_by_day(
+        (
+            entry
+            for target in targets
+            for period in recent_periods(target.subscription.cycle, now=now)
+            for entry in read_ledger(target, meter.metric, period)
+        ),
+        days,
+    )
+    counted = sink.daily_totals(
+        event_name=meter.event_name, customer_id=targets[0].stripe_customer_id, start=days.start, end=days.end
+    )
+    restless = list_restless_days(targets[0], meter, now=now)
+    for day in sorted((totals.keys() | counted.keys()) - restless):
+        yield DayTotals(day, totals.get(day, ZERO), counted.get(day, ZERO))
+
+
+def _record(target: Target, meter: StripeMeter, totals: list[DayTotals], now: Callable[[], datetime]) -> int:
+    """Write down the days that differ, settle those that agree again, and return how many differ."""
+    subscription, at = target.subscription, now()
+    rows = StripeDrift.objects.for_organization(subscription.organization_id).filter(
+        customer=subscription.customer_id, metric=meter.metric_id
+    )
+    known = {row.day: row for row in rows}
+    drifting = 0
+    for total in totals:
+        row = known.get(total.day)
+        if not total.is_drift:
+            if row is not None and row.resolved_at is None:
+                rows.filter(pk=row.pk).update(resolved_at=at, **_numbers(total, at))
+            continue
+        drifting += 1
+        if row is None:
+            StripeDrift.objects.create(
+                organization=subscription.organization,
+                customer=subscription.customer,
+                metric=meter.metric,
+                day=total.day,
+                found_at=at,
+                **_numbers(total, at),
+            )
+        else:
+            rows.filter(pk=row.pk).update(resolved_at=None, **_numbers(total, at))
+        if row is None or row.resolved_at is not None:
+            STRIPE_DRIFTS.inc()
+            logger.error(
+                "Stripe counts something else than the ledger",
+                organization=subscription.organization_id,
+                customer=subscription.customer_id,
+                metric=meter.metric.code,
+                day=f"{total.day:%Y-%m-%d}",
+                difference=str(EXACT.subtract(total.counted, total.ledger)),
+            )
+    return drifting
+
+
+def _numbers(total: DayTotals, at: datetime) -> dict[str, Any]:
+    return {"ledger_quantity": total.ledger, "stripe_quantity": total.counted, "checked_at": at}
