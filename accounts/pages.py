@@ -44,9 +44,13 @@ class Shell:
     organizations: list[Organization]
     usage_items: list[NavItem]
     alert_items: list[NavItem]
+    # Empty: the role may not see what things cost.
+    billing_items: list[NavItem]
     settings_items: list[NavItem]
     # Metrics, customers, corrections of events.
     can_develop: bool
+    # Plans and subscriptions.
+    can_bill: bool
     # Members, keys, settings, the audit log.
     can_administer: bool
 
@@ -54,11 +58,15 @@ class Shell:
 # (section, label, icon, URL name). What a role may not open is not offered to it.
 USAGE_SECTIONS = (
     ("metrics", "Metrics", "metrics", "metering:metric_list"),
+    ("analytics", "Analytics", "analytics", "analytics:page"),
     ("explorer", "Explorer", "explorer", "usage_reports:explorer"),
     ("reports", "Reports", "reports", "usage_reports:report_list"),
     ("customers", "Customers", "customers", "accounts:customer_list"),
+    ("fleet", "Fleet", "fleet", "influx:fleet"),
+    ("routes", "Routes", "routes", "gateway:route_list"),
     ("events", "Events", "events", "metering:event_list"),
     ("inbox", "Inbox", "inbox", "metering:inbox"),
+    ("forwarding", "Forwarding", "forwarding", "weave:forwarding"),
     ("catalogs", "Catalogs", "catalogs", "metering:catalog_list"),
 )
 ALERT_SECTIONS = (
@@ -67,6 +75,7 @@ ALERT_SECTIONS = (
     ("quotas", "Quotas", "quotas", "alerts:quota_list"),
     ("webhooks", "Webhooks", "webhooks", "alerts:webhook_list"),
 )
+BILLING_SECTIONS = (("plans", "Plans", "plans", "billing:plan_list"),)
 SETTINGS_SECTIONS = (
     ("members", "Members", "members", "accounts:member_list"),
     ("projects", "Projects", "projects", "accounts:project_list"),
@@ -74,6 +83,7 @@ SETTINGS_SECTIONS = (
 ADMIN_SECTIONS = (
     ("keys", "API keys", "keys", "accounts:api_key_list"),
     ("settings", "Settings", "settings", "accounts:organization_settings"),
+    ("request_tracking", "Request tracking", "events", "gateway:settings"),
     ("audit", "Audit log", "audit", "accounts:audit_log"),
 )
 
@@ -115,14 +125,17 @@ def get_shell(request: HttpRequest, caller: Caller, *, section: str) -> Shell:
     """One query: the organizations of the person."""
     organizations = Organization.objects.filter(memberships__user=visitor(request)).order_by("name", "pk")
     can_administer = caller.has(Scope.ADMIN)
+    billing_sections = BILLING_SECTIONS if caller.has(Scope.BILLING_READ) else ()
     settings_sections = SETTINGS_SECTIONS + (ADMIN_SECTIONS if can_administer else ())
     return Shell(
         organization=caller.organization,
         organizations=list(organizations),
         usage_items=_nav_items(USAGE_SECTIONS, caller.organization, section),
         alert_items=_nav_items(ALERT_SECTIONS, caller.organization, section),
+        billing_items=_nav_items(billing_sections, caller.organization, section),
         settings_items=_nav_items(settings_sections, caller.organization, section),
         can_develop=caller.has(Scope.METRICS_WRITE),
+        can_bill=caller.has(Scope.BILLING_WRITE),
         can_administer=can_administer,
     )
 

@@ -13,13 +13,9 @@ from zoneinfo import ZoneInfo
 from django.db import models  # for `TextChoices` only
 
 from common.numbers import WIDE
-from metering.domain import Span
 
 # A recurring threshold that one batch takes far past many multiples records the last so many; the log stays readable.
 MAX_MULTIPLES_AT_ONCE = 100
-# Before this much of a period has passed, a projection would multiply noise.
-LEAST_PROJECTED_PERCENT = 5
-PROJECTED_DIGITS = 12
 
 
 class ThresholdKind(models.TextChoices):
@@ -109,25 +105,6 @@ def _reached(level: Decimal, value: Decimal, is_recurring: bool) -> int:
     if not is_recurring:
         return 1
     return int(WIDE.divide(value, level).to_integral_value(rounding=ROUND_FLOOR))
-
-
-def project(value: Decimal, *, period: Span, now: datetime) -> Decimal | None:
-    """Return the value at the period's end if it goes on as so far; None while it is too early to tell.
-
-    An estimate: of a division without end it keeps the whole and so many digits, never rounded up to a level.
-    """
-    length, elapsed = _microseconds(period.end - period.start), _microseconds(now - period.start)
-    if elapsed >= length:
-        return value
-    if elapsed * 100 < length * LEAST_PROJECTED_PERCENT:
-        return None
-    estimate = WIDE.divide(WIDE.multiply(value, Decimal(length)), Decimal(elapsed))
-    last_place = Decimal(1).scaleb(min(0, estimate.adjusted() - PROJECTED_DIGITS + 1))
-    return estimate.quantize(last_place, rounding=ROUND_FLOOR, context=WIDE)
-
-
-def _microseconds(duration: timedelta) -> int:
-    return duration // timedelta(microseconds=1)
 
 
 # --- quotas ---------------------------------------------------------------------------------------------------

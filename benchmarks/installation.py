@@ -14,9 +14,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGQUIT, SIGTERM, Signals
 
@@ -53,7 +54,7 @@ class Installation:
 
     @contextmanager
     def running(self, *names: str) -> Iterator[None]:
-        """Run some of our processes (`web`, `stream`, `worker`, `beat`) for as long as the block lasts."""
+        """Run some of our processes (`web`, `stream`, `worker`, `beat`, `forward`) for as long as the block lasts."""
         with ExitStack() as stack:
             for name in names:
                 recipe = self._recipe(name)
@@ -62,7 +63,9 @@ class Installation:
                 stack.callback(_end, process, SIGTERM, recipe.grace_seconds)
             for name, port in (("web", self.port), ("stream", self.plan.stream_port)):
                 if name in names:
-                    self._await_answer(name, port)
+                    self._await(name, partial(_answers, port))
+            if "forward" in names:
+                self._await("forward", partial(_listens, self.plan.forward_port))
             yield
 
     def _recipe(self, name: str) -> Recipe:
@@ -75,11 +78,13 @@ class Installation:
                 return recipes.worker(self.plan, self.environment)
             case "beat":
                 return recipes.beat(self.environment)
+            case "forward":
+                return recipes.forward(self.environment)
         raise ValueError(name)
 
-    def _await_answer(self, name: str, port: int) -> None:
+    def _await(self, name: str, is_ready: Callable[[], bool]) -> None:
         deadline = time.monotonic() + WEB_PATIENCE_SECONDS
-        while not _answers(port):
+        while not is_ready():
             if time.monotonic() > deadline or self.processes[name].poll() is not None:
                 raise CannotMeasure(f"The {name} server does not answer:\n{self.log_path.read_text()[-2000:]}")
             time.sleep(0.05)
@@ -98,6 +103,7 @@ def temporary_installation() -> Iterator[Installation]:
         for name in ("DATABASE_URL", "REDIS_URL"):
             os.environ.pop(name, None)  # never a database that somebody uses
         os.environ |= {"METERBOOK_DATA_DIR": str(data_dir), "PORT": str(_free_port()), "METERBOOK_HOST": "127.0.0.1"}
+        os.environ["METERBOOK_FORWARD_PORT"] = str(_free_port())
         plan = read_plan(os.environ)
         log = os.open(_log_path(data_dir), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         stack.callback(os.close, log)
@@ -150,6 +156,11 @@ def _answers(port: int) -> bool:
         return False
     finally:
         connection.close()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as attempt:
+        return attempt.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _free_port() -> int:

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from benchmarks import alerts, ingest, reads, reports
+from benchmarks import alerts, cleanup, forward, ingest, reads, reports
 from benchmarks.ceiling import measure_ceiling
 from benchmarks.history import History, write_history
 from benchmarks.installation import Installation
 from benchmarks.machine import describe_durability, describe_machine
 from benchmarks.memory import MemoryWatch
+from benchmarks.middleware import OVERHEAD, measure_middleware
 from benchmarks.report import Results
 from benchmarks.tenant import Tenant, create_tenant, empty_hot_tables
 from benchmarks.together import measure_together
@@ -24,6 +25,14 @@ TOGETHER_SHARE = 0.3
 REALTIME_P50_MS, REALTIME_P99_MS = 5.0, 25.0
 YEAR_BY_DAY_P50_MS = 50.0
 GROWTH_FACTOR = 1.5
+# Of the billing-client's records, committed; and from the sending of one to its acknowledgement.
+FORWARD_RECORDS_PER_SECOND = 30_000
+FORWARD_ACK_P99_MS = 50.0
+FORWARD_GROWTH_MIB = 32.0
+# Ingest at half speed while a million old requests are deleted: its slowest answer.
+CLEANUP_SLOWEST_MS = 1_000.0
+# What the client's middleware adds to a request, at p50.
+MIDDLEWARE_MICROSECONDS = 100.0
 # From the ingest's answer to the stream's message, under 5,000 events a second.
 ALERT_P50_MS, ALERT_P99_MS = 300.0, 1_000.0
 ALERT_SAMPLES = 200
@@ -45,6 +54,10 @@ class Scale:
     ceiling_batches: int = 250
     ingest_seconds: float = 3.5
     together_seconds: float = 60.0
+    forward_seconds: float = 8.0
+    cleanup_events: int = 1_000_000
+    cleanup_seconds: float = 75.0
+    middleware_requests: int = 10_000
     alert_seconds: float = 22.0
     streams_seconds: float = 4.0
     small_history: int = 1_000_000
@@ -60,6 +73,10 @@ QUICK = Scale(
     ceiling_batches=60,
     ingest_seconds=2.0,
     together_seconds=10.0,
+    forward_seconds=3.0,
+    cleanup_events=200_000,
+    cleanup_seconds=20.0,
+    middleware_requests=2_000,
     alert_seconds=21.0,
     streams_seconds=2.0,
     small_history=100_000,
@@ -85,6 +102,12 @@ def measure(installation: Installation, parts: frozenset[str], *, is_quick: bool
     watch.start()
     if parts & {"ingest", "together"}:
         _measure_writes(installation, parts, scale, results)
+    if "forward" in parts:
+        _measure_forward(installation, scale, results)
+    if "cleanup" in parts:
+        _measure_cleanup(installation, scale, results, now)
+    if "middleware" in parts:
+        _measure_middleware(installation, scale, results)
     if "alerts" in parts:
         _measure_alerts(installation, scale, results)
     if parts & {"reads", "reports"}:
@@ -126,6 +149,42 @@ def _measure_ingest(installation: Installation, tenant: Tenant, scale: Scale, re
         results.add(
             ingest.measure_repetitions(installation, tenant, repeated_share=share, seconds=scale.ingest_seconds)
         )
+
+
+def _measure_forward(installation: Installation, scale: Scale, results: Results) -> None:
+    """Without the worker: what is timed is the commit, and rolling up has a part of its own."""
+    tenant = forward.create_forwarding_tenant()
+    with installation.running("forward"):
+        throughput = forward.measure_throughput(installation, tenant, seconds=scale.forward_seconds)
+        results.add(throughput)
+        latency = forward.measure_latency(installation, seconds=scale.forward_seconds)
+        results.add(latency)
+    figures = throughput.figures
+    growth = float(figures["RSS after MiB"]) - float(figures["RSS before MiB"])
+    results.require("forwarded records/s, committed", figures["records/s"], at_least=FORWARD_RECORDS_PER_SECOND)
+    results.require("memory that forwarding grew by, MiB", growth, at_most=FORWARD_GROWTH_MIB)
+    results.require(
+        "forwarded record to acknowledgement, p99, ms", latency.figures["p99 ms"], at_most=FORWARD_ACK_P99_MS
+    )
+
+
+def _measure_cleanup(installation: Installation, scale: Scale, results: Results, now: datetime) -> None:
+    lines, slowest_ms = cleanup.measure_cleanup(
+        installation, event_count=scale.cleanup_events, seconds=scale.cleanup_seconds, now=now
+    )
+    for line in lines:
+        results.add(line)
+    results.require("slowest ingest answer during the cleanup, ms", slowest_ms, at_most=CLEANUP_SLOWEST_MS)
+
+
+def _measure_middleware(installation: Installation, scale: Scale, results: Results) -> None:
+    tenant = create_tenant("middleware")
+    with installation.running("web"):
+        for line in measure_middleware(installation, tenant, request_count=scale.middleware_requests):
+            results.add(line)
+            results.require(
+                f"middleware, {line.name}: overhead p50, µs", line.figures[OVERHEAD], at_most=MIDDLEWARE_MICROSECONDS
+            )
 
 
 def _measure_alerts(installation: Installation, scale: Scale, results: Results) -> None:

@@ -6,6 +6,7 @@ Every number with a fraction or an exponent becomes a `Decimal`; nothing passes 
 import gzip
 import io
 import re
+import sys
 import zlib
 from decimal import Decimal, InvalidOperation
 from typing import Any, Protocol
@@ -16,6 +17,8 @@ from django.http import HttpRequest, UnreadablePostError
 
 from common.errors import BadRequest, FieldError, InvalidInput, TooLarge, UnsupportedMediaType
 
+# A declared length of more is too large, whatever it is.
+MAX_LENGTH_DIGITS = 18
 ACCEPTED_ENCODINGS = "gzip, zstd, identity"
 
 # Stands for a number whose exponent no Decimal can hold. It has more digits than any field takes, so whoever
@@ -42,10 +45,10 @@ class ReadableStream(Protocol):
 def read_body(request: HttpRequest, *, max_bytes: int, stream: ReadableStream | None = None) -> bytes:
     """Return the body, decompressed as `Content-Encoding` says; neither form may exceed `max_bytes`.
 
-    Never holds more than `max_bytes` of either form. Raises `TooLarge`, `BadRequest` for data that does not
-    decompress, `UnsupportedMediaType` for another encoding.
+    Never holds more than `max_bytes` of either form. Raises `TooLarge`, `BadRequest` for a length that is no number
+    and data that does not decompress, `UnsupportedMediaType` for another encoding.
     """
-    if int(request.headers.get("Content-Length") or 0) > max_bytes:
+    if _declared_length(request) > max_bytes:
         raise _too_large(max_bytes)
     try:
         body = (stream or request).read(max_bytes + 1)
@@ -54,6 +57,13 @@ def read_body(request: HttpRequest, *, max_bytes: int, stream: ReadableStream | 
     if len(body) > max_bytes:
         raise _too_large(max_bytes)
     return decompress(body, request.headers.get("Content-Encoding", ""), max_bytes=max_bytes)
+
+
+def _declared_length(request: HttpRequest) -> int:
+    text = request.headers.get("Content-Length", "").strip()
+    if text and not (text.isascii() and text.isdecimal()):
+        raise BadRequest("Content-Length is not a number of bytes.", code="invalid_content_length")
+    return int(text or 0) if len(text) <= MAX_LENGTH_DIGITS else sys.maxsize
 
 
 def decompress(body: bytes, encoding: str, *, max_bytes: int) -> bytes:

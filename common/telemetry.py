@@ -4,6 +4,7 @@ Owns the metric objects; `config.health` answers `/metrics`. Every label has a s
 organization, customer, path or message. Does not own anything that is billed: that is `metering.queries`.
 """
 
+import logging
 import re
 import secrets
 import time
@@ -21,15 +22,24 @@ REQUEST_SECONDS = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 INGEST_EVENTS = Counter("meterbook_ingest_events", "Events received, by what became of them.", ["verdict"])
+METERING_ERRORS = Counter(
+    "meterbook_metering_errors",
+    "Requests whose metering expression gave no usable number, by why, and by what their route does then.",
+    ["code", "policy"],
+)
 ROLLUP_BATCHES = Counter("meterbook_rollup_batches", "Ingest batches added to the rollups.")
 ROLLUP_EVENTS = Counter("meterbook_rollup_events", "Events added to the rollups.")
 CROSSINGS = Counter("meterbook_alerts_fired", "Crossings of thresholds recorded.")
 DELIVERIES = Counter("meterbook_webhook_attempts", "Webhook requests sent, by what came of them.", ["outcome"])
+STRIPE_REPORTS = Counter("meterbook_stripe_reports", "Usage reports sent to Stripe, by what it answered.", ["answer"])
+STRIPE_DRIFTS = Counter("meterbook_stripe_drifts", "Days found of which Stripe counts something else than the ledger.")
 TASKS = Counter("meterbook_tasks", "Background tasks finished, by name and outcome.", ["task", "outcome"])
 
 REQUEST_ID_HEADER = "X-Request-Id"
 SLOW_REQUEST_SECONDS = 5.0
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+# No id: of letters alone, and short.
+_PLAIN_WORD = re.compile(r"[a-z]{1,12}\Z")
 _ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
 
 logger = structlog.get_logger("meterbook.request")
@@ -63,8 +73,27 @@ class RequestTelemetryMiddleware:
             logger.warning(
                 "request failed" if response.status_code >= 500 else "request was slow",
                 method=method,
-                path=request.path,
+                route=_route_of(request),
                 status=response.status_code,
                 ms=round(seconds * 1000),
             )
         return response
+
+
+def _route_of(request: HttpRequest) -> str:
+    """Return the pattern that the path matched: the path itself may name a person. Unmatched, its first word alone."""
+    match = request.resolver_match
+    if match is not None:
+        return f"/{match.route}"
+    word = request.path.split("/", 2)[1:2]
+    return f"/{word[0]}/…" if word and _PLAIN_WORD.match(word[0]) else "/…"
+
+
+class RouteInsteadOfPath(logging.Filter):
+    """Write the pattern for the path also where Django itself logs that a request failed."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        request = getattr(record, "request", None)
+        if isinstance(request, HttpRequest) and isinstance(record.args, tuple):
+            record.args = tuple(_route_of(request) if value == request.path else value for value in record.args)
+        return True

@@ -16,6 +16,7 @@ from common.errors import MethodNotAllowed, NotFound  # noqa: E402
 from config import env  # noqa: E402
 from config.streams.alerts import serve_alerts  # noqa: E402
 from config.streams.events import serve_events  # noqa: E402
+from config.streams.requests import serve_requests  # noqa: E402
 from config.streams.wire import Connection, Receive, Send, answer_json, refuse  # noqa: E402
 from metering.event_tail import EventTail  # noqa: E402
 
@@ -28,12 +29,14 @@ async def application(scope: Connection, receive: Receive, send: Send) -> None:
         await _live(receive, send)
         return
     match scope["path"]:
-        case "/v1/events/stream" | "/v1/alerts/stream" if scope["method"] != "GET":
+        case "/v1/events/stream" | "/v1/alerts/stream" | "/admin/analytics/live" if scope["method"] != "GET":
             await refuse(send, MethodNotAllowed("A stream is read with GET.", headers={"Allow": "GET"}))
         case "/v1/events/stream":
             await serve_events(_tail, scope, receive, send)
         case "/v1/alerts/stream":
             await serve_alerts(_alerts, scope, receive, send)
+        case "/admin/analytics/live":
+            await serve_requests(_tail, scope, receive, send)
         case "/health/live":
             await answer_json(send, 200, {"status": "ok"})
         case _:

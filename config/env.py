@@ -66,3 +66,11 @@ def boolean(name: str, default: bool) -> bool:
 
 def names(name: str, default: str = "") -> list[str]:
     return [part.strip() for part in text(name, default).split(",") if part.strip()]
+
+
+def integers(name: str) -> tuple[int, ...]:
+    """Read whole numbers, by comma."""
+    try:
+        return tuple(int(part) for part in names(name))
+    except ValueError:
+        raise MisconfiguredVariable(f"{name} must be whole numbers, separated by commas.") from None

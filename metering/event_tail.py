@@ -23,7 +23,8 @@ from psycopg import AsyncConnection
 from common.numbers import exact_text
 from metering.models import Operation
 from metering.sql import tail_events
-from metering.sql.tail_events import Look, TailEvent
+from metering.sql.tail_events import Look
+from metering.sql.tail_events import TailEvent as TailEvent  # what a filter looks at: those of other apps too
 
 POLL_SECONDS = 0.5
 RECONNECT_SECONDS = 2.0

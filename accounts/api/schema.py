@@ -15,7 +15,7 @@ from rest_framework import serializers
 from common.api import NoQuery, read_query
 
 JSON = "application/json"
-PREFIX = "/v1/"
+PREFIXES = ("/v1/", "/admin/")
 # What any operation may answer besides its own success; all in the one error shape.
 REFUSALS = {
     "400": "The request is malformed: not JSON, or not whole.",
@@ -65,7 +65,7 @@ def add_error_responses(result: dict[str, Any], **_: Any) -> dict[str, Any]:
     result.setdefault("components", {}).setdefault("schemas", {})["Error"] = ERROR_SCHEMA
     content = {JSON: {"schema": {"$ref": "#/components/schemas/Error"}}}
     for path, operations in result["paths"].items():
-        for operation in operations.values() if path.startswith(PREFIX) else ():
+        for operation in operations.values() if path.startswith(PREFIXES) else ():
             for status, description in REFUSALS.items():
                 operation["responses"].setdefault(status, {"description": description, "content": content})
     return result

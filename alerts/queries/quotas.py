@@ -108,6 +108,17 @@ def list_own_quotas(*, organization: Organization, customer_ids: Collection[int]
     return set(own.values_list("metric_id", "customer_id"))
 
 
+def find_limit(*, metric: Metric, customer: Customer, now: datetime) -> Decimal | None:
+    """Return the limit of the quota that applies to the customer; None without a quota, and without a limit.
+
+    The hook through which reports below this app ask (`settings.QUOTA_LIMIT`). One query.
+    """
+    _, terms = find_quota_terms(
+        organization_id=metric.organization_id, metric_id=metric.pk, customer_id=customer.pk, now=now
+    )
+    return terms.limit if terms else None
+
+
 def check_quota(
     *, organization: Organization, metric: Metric, customer: Customer | None, amount: Decimal, now: datetime
 ) -> QuotaCheck:

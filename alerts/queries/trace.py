@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from accounts.models import Customer
-from alerts.domain import ThresholdKind, ThresholdOrigin, project
+from alerts.domain import ThresholdKind, ThresholdOrigin
 from alerts.models import Crossing, Threshold, ThresholdState
 from alerts.payloads import crossing_json
 from alerts.queries.included import find_included_quantity
@@ -17,7 +17,7 @@ from alerts.queries.quotas import list_own_quotas
 from common.errors import InvalidInput
 from common.numbers import WIDE, exact_text
 from metering import queries
-from metering.domain import Span
+from metering.domain import Span, project
 
 
 @dataclass(frozen=True, slots=True)

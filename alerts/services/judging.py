@@ -11,14 +11,14 @@ from decimal import Decimal
 import structlog
 
 from accounts.models import Customer, Organization
-from alerts.domain import Fall, ThresholdKind, judge, project
+from alerts.domain import Fall, ThresholdKind, judge
 from alerts.models import Crossing, Threshold, ThresholdState
 from alerts.queries.falls import list_falls
 from alerts.queries.included import find_included_quantity
 from alerts.queries.period_usage import list_period_values
 from common.errors import InvalidInput
 from common.numbers import WIDE
-from metering.domain import Span
+from metering.domain import Span, project
 
 logger = structlog.get_logger(__name__)
 

@@ -15,6 +15,7 @@ COLOURS = {
     "worker": 33,
     "beat": 35,
     "courier": 96,
+    "forward": 95,
     "demo": 32,
     "redis": 31,
     "postgres": 94,

@@ -10,6 +10,8 @@ from config import env
 
 # Not the next port: people who start a second installation give it the next port.
 STREAM_PORT_DISTANCE = 1000
+# The billing-client's default.
+FORWARD_PORT = 24225
 WEB_WORKERS_LIMIT = 4
 
 
@@ -22,6 +24,11 @@ class Plan:
     host: str
     port: int
     stream_port: int
+    # Of the forward listener, its open port and the one for senders that know a key; 0: there is none.
+    forward_host: str
+    forward_port: int
+    forward_secure_host: str
+    forward_secure_port: int
     data_dir: Path
     database_url: str | None
     redis_url: str | None
@@ -47,10 +54,16 @@ def read_plan(environment: Mapping[str, str]) -> Plan:
     host = environment.get("METERBOOK_HOST") or "127.0.0.1"
     port = env.integer("PORT", 8000)
     _require_free(host, port, "PORT")
+    forward_host = environment.get("METERBOOK_FORWARD_HOST") or "127.0.0.1"
+    forward_secure_host = environment.get("METERBOOK_FORWARD_SECURE_HOST") or forward_host
     return Plan(
         host=host,
         port=port,
         stream_port=_choose_stream_port(host, port, environment.get("METERBOOK_STREAM_PORT")),
+        forward_host=forward_host,
+        forward_port=_choose_forward_port(forward_host, environment.get("METERBOOK_FORWARD_PORT")),
+        forward_secure_host=forward_secure_host,
+        forward_secure_port=_read_secure_port(forward_secure_host, environment.get("METERBOOK_FORWARD_SHARED_KEY")),
         data_dir=env.data_dir(),
         database_url=environment.get("DATABASE_URL") or None,
         redis_url=environment.get("REDIS_URL") or None,
@@ -72,6 +85,32 @@ def _choose_stream_port(host: str, port: int, wanted: str | None) -> int:
         if candidate <= 65_535 and (found := _bind(host, candidate)):
             return found
     raise CannotStart(f"There is no free port on {host} for the streams.")
+
+
+def _choose_forward_port(host: str, wanted: str | None) -> int:
+    """Return the port asked for (0: none), else the client's default, else any free one: another installation has it.
+
+    Senders do not learn it by themselves, so the start tells it.
+    """
+    if wanted:
+        forward_port = env.integer("METERBOOK_FORWARD_PORT", FORWARD_PORT)
+        if forward_port:
+            _require_free(host, forward_port, "METERBOOK_FORWARD_PORT")
+        return forward_port
+    for candidate in (FORWARD_PORT, 0):
+        if found := _bind(host, candidate):
+            return found
+    raise CannotStart(f"There is no free port on {host} for the forward listener.")
+
+
+def _read_secure_port(host: str, key: str | None) -> int:
+    """Return the port for senders that know the shared key; 0 where there is none."""
+    secure_port = env.integer("METERBOOK_FORWARD_SECURE_PORT", 0)
+    if bool(secure_port) != bool(key):
+        raise CannotStart("METERBOOK_FORWARD_SECURE_PORT and METERBOOK_FORWARD_SHARED_KEY go together.")
+    if secure_port:
+        _require_free(host, secure_port, "METERBOOK_FORWARD_SECURE_PORT")
+    return secure_port
 
 
 def _require_free(host: str, port: int, variable: str) -> None:

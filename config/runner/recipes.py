@@ -1,4 +1,4 @@
-"""The commands of our own processes: web, stream, worker, beat, courier, and the two that run once."""
+"""The commands of our own processes: web, stream, worker, beat, courier, listener, and the two that run once."""
 
 import os
 import sys
@@ -24,6 +24,9 @@ def child_environment(plan: Plan, services: Mapping[str, str]) -> dict[str, str]
         "METERBOOK_DATA_DIR": str(plan.data_dir),
         "PORT": str(plan.port),
         "METERBOOK_STREAM_PORT": str(plan.stream_port),
+        "METERBOOK_FORWARD_HOST": plan.forward_host,
+        "METERBOOK_FORWARD_PORT": str(plan.forward_port),
+        "METERBOOK_FORWARD_SECURE_HOST": plan.forward_secure_host,
         "PROMETHEUS_MULTIPROC_DIR": str(metrics_dir(plan)),
         "PYTHONUNBUFFERED": "1",
         # glibc keeps a heap per thread otherwise, which doubles the memory of a threaded process.
@@ -73,6 +76,11 @@ def beat(environment: Mapping[str, str]) -> Recipe:
 def courier(environment: Mapping[str, str]) -> Recipe:
     # Attempts under way get a moment to end; those that do not are made again.
     return _recipe("courier", [sys.executable, "manage.py", "deliver_webhooks"], environment)
+
+
+def forward(environment: Mapping[str, str]) -> Recipe:
+    # What was read is stored and acknowledged first: the listener gives that nine seconds at most.
+    return _recipe("forward", [sys.executable, "manage.py", "forward_listener"], environment, grace_seconds=12)
 
 
 def preparation(environment: Mapping[str, str]) -> Recipe:

@@ -20,7 +20,7 @@ from config.runner import recipes
 from config.runner.child import Child, Recipe
 from config.runner.console import Console
 from config.runner.demo import credentials_path
-from config.runner.plan import CannotStart, Plan
+from config.runner.plan import FORWARD_PORT, CannotStart, Plan
 
 # An embedded server that dies this often before it ever took a query will not come up by itself.
 HOPELESS_DEATHS = 8
@@ -29,7 +29,7 @@ SAY_AGAIN_SECONDS = 5.0
 # One Ctrl-C may arrive twice: from the terminal, and passed on by `make` or `timeout`.
 ECHO_SECONDS = 1.0
 # Stopped in this order: first what takes requests, last what keeps the data.
-STOP_ORDER = ("demo", "meterbook", "web", "stream", "beat", "courier", "worker", "redis", "postgres")
+STOP_ORDER = ("demo", "meterbook", "web", "stream", "forward", "beat", "courier", "worker", "redis", "postgres")
 
 
 @dataclass
@@ -78,8 +78,12 @@ class Supervisor:
             self._keep(recipe(self.plan, environment))
         for recipe_of_one in (recipes.beat, recipes.courier):
             self._keep(recipe_of_one(environment))
+        if self.plan.forward_port or self.plan.forward_secure_port:
+            self._keep(recipes.forward(environment))
         await self._until("the web server", self._web_answers)
         self.console.say(f"Meterbook is at {self.plan.address}")
+        for line in describe_forward_ports(self.plan):
+            self.console.say(line)
         await self._offer_demo(environment)
 
     def _start_postgres(self) -> Callable[[], Awaitable[str]]:
@@ -233,6 +237,20 @@ def _redis_refusal(url: str) -> str | None:
     except redis_client.RedisError as error:
         return str(error)
     return None
+
+
+def describe_forward_ports(plan: Plan) -> list[str]:
+    """Say where senders are heard, as far as they do not expect it by themselves."""
+    lines = []
+    if plan.forward_port not in {0, FORWARD_PORT}:
+        lines.append(f"billing-clients are heard at {plan.forward_host}:{plan.forward_port}")
+    if plan.forward_secure_port:
+        lines.append(
+            f"forward clients that know the key are heard at {plan.forward_secure_host}:{plan.forward_secure_port}"
+        )
+        if not plan.forward_port:
+            lines.append("billing-clients are heard nowhere: METERBOOK_FORWARD_PORT is 0")
+    return lines
 
 
 def _welcome(plan: Plan, credentials: Mapping[str, str]) -> list[str]:

@@ -3,7 +3,11 @@
 # What puts an error in the shape that the clients of an API know, by the beginning of its paths.
 API_ERRORS = {
     "/v1/": "common.errors.answer_error",
+    "/admin/analytics": "common.errors.answer_error",
+    "/admin/users": "common.errors.answer_error",
     "/api/v2/": "usage_reports.launchdarkly.errors.answer_error",
+    "/api/v1/": "metering.dialects.influx.errors.answer_error",
+    "//api/v1/": "metering.dialects.influx.errors.answer_error",  # of a client whose URL ends with a slash
 }
 
 REST_FRAMEWORK = {
@@ -30,6 +34,8 @@ SPECTACULAR_SETTINGS = {
     "ENUM_NAME_OVERRIDES": {
         "DeliveryState": "alerts.models.DeliveryState",
         "DigestFrequency": "alerts.domain.DigestFrequency",
+        "PlanVersionState": "billing.models.VersionState",
+        "PriceModel": "billing.domain.prices.PriceModel",
         "QuotaMode": "alerts.domain.QuotaMode",
         "ReportFrequency": "usage_reports.domain.Frequency",
         "ReportRunState": "usage_reports.domain.RunState",
@@ -40,6 +46,7 @@ SPECTACULAR_SETTINGS = {
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
         "metering.api.schema.add_ingest_routes",
+        "metering.dialects.gateway.api.schema.add_recording_route",
         "accounts.api.schema.add_error_responses",
         "usage_reports.launchdarkly.errors.describe_errors",
     ],

@@ -5,9 +5,12 @@ from config.env import BASE_DIR
 from config.settings.accounts import *  # noqa: F403  (Django reads settings as module globals)
 from config.settings.alerts import *  # noqa: F403
 from config.settings.api import *  # noqa: F403
+from config.settings.billing import *  # noqa: F403
 from config.settings.celery import *  # noqa: F403
 from config.settings.database import *  # noqa: F403
+from config.settings.gateway import *  # noqa: F403
 from config.settings.logging import LOGGING  # noqa: F401
+from config.settings.weave import *  # noqa: F403
 from config.settings.web import *  # noqa: F403
 
 SECRET_KEY = env.text("METERBOOK_SECRET_KEY")
@@ -32,7 +35,11 @@ INSTALLED_APPS = [
     "common",
     "accounts",
     "metering",
+    "metering.dialects.influx",
+    "metering.dialects.weave",
+    "metering.dialects.gateway",
     "usage_reports",
+    "billing",
     "alerts",
 ]
 

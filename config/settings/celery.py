@@ -48,5 +48,32 @@ CELERY_BEAT_SCHEDULE = {
     "metering.prune_expired_rows": {"task": "metering.prune_expired_rows", "schedule": crontab(minute="7")},
     "alerts.prune_reservations": {"task": "alerts.prune_reservations", "schedule": crontab(minute="37")},
     "usage_reports.prune_runs": {"task": "usage_reports.prune_runs", "schedule": crontab(minute="52")},
+    "influx.prune_anonymous_reports": {
+        "task": "influx.prune_anonymous_reports",
+        "schedule": crontab(minute="*/10"),
+    },
+    # Often: whoever reaches the forward port can fill the quarantine.
+    "weave.prune_quarantine": {
+        "task": "weave.prune_quarantine",
+        "schedule": crontab(),
+        "options": {"expires": 60.0},
+    },
+    # Stripe keeps an invoice open for an hour after its period, unless told otherwise: an hourly run is not too late.
+    "billing.report_usage": {"task": "billing.report_usage", "schedule": crontab(minute="10")},
+    # At night, between two hourly runs: days with reports on their way are not compared.
+    "billing.reconcile_usage": {"task": "billing.reconcile_usage", "schedule": crontab(hour="4", minute="45")},
+    # What was not settled: a lost answer, a killed worker, haste.
+    "billing.send_usage_reports": {
+        "task": "billing.send_usage_reports",
+        "schedule": crontab(minute="*/2"),
+        "options": {"expires": 100.0},
+    },
     "alerts.prune_deliveries": {"task": "alerts.prune_deliveries", "schedule": crontab(minute="22")},
+    # Horizons are whole days, so this deletes once a day; every hour, for machines that sleep.
+    "gateway.clean_up_usage": {"task": "gateway.clean_up_usage", "schedule": crontab(minute="27")},
+    "metering.resume_erasures": {
+        "task": "metering.resume_erasures",
+        "schedule": crontab(minute="*/10"),
+        "options": {"expires": 300.0},
+    },
 }

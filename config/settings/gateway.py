@@ -7,5 +7,11 @@ USAGE_CLEANUP_ENABLED = env.boolean(
     "METERBOOK_USAGE_CLEANUP_ENABLED", env.boolean("APIGATE_USAGE_CLEANUP_ENABLED", True)
 )
 # Who tells until when an organization's usage is billed (`organization` in, a time or None out): nothing later is let
-# go. None: nobody bills yet, and nothing is held back for it.
-BILLED_UNTIL: str | None = None
+# go. Where it answers None nobody is billed, and nothing is held back for it.
+BILLED_UNTIL: str | None = "billing.queries.find_billed_until"
+# Who has rows on a customer that a person's export and erasure would not find by themselves (see `metering.traces`).
+CUSTOMER_TRACES = (
+    "metering.dialects.influx.services.traces",
+    "metering.dialects.weave.services.traces",
+    "billing.services.traces",
+)

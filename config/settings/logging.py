@@ -85,18 +85,21 @@ LOGGING = {
             "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers()],
         }
     },
+    "filters": {"route_instead_of_path": {"()": "common.telemetry.RouteInsteadOfPath"}},
     "handlers": {"standard_error": {"class": "logging.StreamHandler", "formatter": "structured"}},
     "root": {"handlers": ["standard_error"], "level": env.text("METERBOOK_LOG_LEVEL", "INFO")},
     "loggers": {
         # Django's own handlers would print a second time, and mail administrators that nobody has named.
         "django": {"handlers": [], "propagate": True},
         # Refusals are answers, not incidents; RequestTelemetryMiddleware logs the failures.
-        "django.request": {"level": "ERROR"},
+        "django.request": {"level": "ERROR", "filters": ["route_instead_of_path"]},
         "django.security.DisallowedHost": {"level": "CRITICAL"},
         # Two lines per task would drown everything: the sweep runs every two seconds. `config.worker` counts tasks.
         "celery.worker.strategy": {"level": "WARNING"},
         "celery.app.trace": {"level": "WARNING"},
         "celery.beat": {"level": "WARNING"},
         "httpx": {"level": "WARNING"},
+        # Two lines per usage report, whose row tells the same.
+        "stripe": {"level": "WARNING"},
     },
 }

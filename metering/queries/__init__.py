@@ -14,6 +14,7 @@ from metering.queries.usage import (
     list_breakdown,
     list_customer_values,
     list_groups,
+    list_values,
 )
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "list_events",
     "list_groups",
     "list_inbox",
+    "list_values",
     "period_of_month",
     "previous_period",
     "usage_zone",

@@ -14,7 +14,7 @@ from psycopg.sql import SQL, Composable, Literal
 from accounts.models import Organization
 from common.models import TenantQuerySet
 from metering.feeds import list_feed_ids
-from metering.models import Erasure, InboxEvent, InboxState, Metric
+from metering.models import InboxEvent, InboxState, Metric
 from metering.sql import expressions
 from metering.sql.usage import KeptFrom, find_horizon
 
@@ -110,11 +110,6 @@ def list_events(
 def find_kept_from(*, organization: Organization, event_type: str) -> KeptFrom | None:
     """Return from when on raw events of the type and what was counted of them are kept; None: all of it is."""
     return find_horizon(organization_id=organization.pk, event_type=event_type)
-
-
-def list_erased_customers(*, organization: Organization) -> set[int]:
-    """Return the ids of the customers of whom no raw event is left, whenever it happened."""
-    return set(Erasure.objects.for_organization(organization).values_list("customer_id", flat=True))
 
 
 def find_event(*, organization: Organization, idempotency_key: str) -> EventRow | None:

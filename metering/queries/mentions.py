@@ -31,6 +31,10 @@ DEFINITIONS = frozenset(
         "accounts.Invitation",
         "accounts.Membership",
         "accounts.Project",
+        "billing.Plan",
+        "billing.PlanVersion",
+        "billing.Price",
+        "billing.StripeMeter",
         "gateway.GatewaySettings",
         "gateway.Route",
         "metering.Erasure",
@@ -45,25 +49,52 @@ FIXED_COLUMNS = frozenset(
         "actor",
         "catalog",
         "code",
+        "currency",
         "email",
+        "event_name",
         "event_type",
         "group_by",
+        "identifier",
         "message_id",
         "message_type",
         "message_types",
         "metric_codes",
+        "month",
         "prefix",
         "public_id",
         "scopes",
+        "stripe_customer_id",
         "threshold_code",
         "url",
         "zone",
     }
 )
 # What is done to a definition says its name, which may be the customer's by chance.
-ACTIONS_ON_DEFINITIONS = ("environment.", "member.", "metric.", "organization.", "project.", "route.")
-# Where even a name that could be any word or number is a customer's.
-CUSTOMER_KEYS = frozenset({"customer", "customer_external_id", "customer_id", "external_id", "user", "user_id"})
+ACTIONS_ON_DEFINITIONS = (
+    "environment.",
+    "member.",
+    "metric.",
+    "organization.",
+    "plan.",
+    "project.",
+    "route.",
+    "stripe_meter.",
+)
+# Where even a name that could be any word or number is a customer's: columns, keys of JSON, and dimensions.
+CUSTOMER_KEYS = frozenset(
+    {
+        "cluster",
+        "cluster_id",
+        "customer",
+        "customer_external_id",
+        "customer_id",
+        "external_id",
+        "user",
+        "user_id",
+    }
+)
+# The column of the audit log that says to what something was done.
+TARGET = "target"
 STEP_ROWS = 500
 NOBODY = Q()
 
@@ -152,6 +183,9 @@ def _replace_in_column(column: str, text: str, name: Name, by: str) -> str:
             return _encoder.encode(name.replace_in_json(_decoder.decode(text), by)).decode()
         except msgspec.MsgspecError:
             pass  # only looks like it
+    if column == TARGET and text.endswith(f" of {name.text}"):
+        # What a quota, a threshold or a subscription is called in the audit log: `calls of 5`.
+        return f"{text.removesuffix(name.text)}{by}"
     return name.replace_in_text(text, by, is_named=column in CUSTOMER_KEYS)
 
 

@@ -1,17 +1,18 @@
 """Everything that is held on one customer, piece by piece: for whoever is obliged to hand it out.
 
 Raw events come as the events list has them, totals from `queries.usage`; of every other table the rows that belong to
-the customer or mention them. Secrets are not among the columns.
+the customer or mention them, and what apps keep of them besides (`metering.traces`). Secrets are not among the columns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import chain
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from django.db import connection, models
+from django.db import models
 
 from accounts.models import Customer, Organization
 from metering.domain import DAY, HOUR, Granularity, ceil_time, floor_time
@@ -21,34 +22,11 @@ from metering.queries.mentions import list_rows_of
 from metering.queries.periods import usage_zone
 from metering.queries.reading import RangeNotKept
 from metering.queries.usage import get_series
+from metering.sql.customer_traces import find_earliest_usage
 from metering.sql.usage import find_horizon
+from metering.traces import list_traces
 
 PAGE_EVENTS = 1_000
-
-# When the customer's usage begins: the first day that was rolled up, or the first event.
-_EARLIEST = """
-SELECT LEAST(
-    (
-        SELECT min(stored.bucket_start)
-        FROM metering_series AS series
-        CROSS JOIN LATERAL (
-            SELECT bucket_start
-            FROM metering_rollup_day
-            WHERE organization_id = series.organization_id AND series_id = series.id
-            ORDER BY bucket_start
-            LIMIT 1
-        ) AS stored
-        WHERE series.organization_id = %(organization)s
-          AND series.customer_id = %(customer)s
-          AND series.dimensions_key = ''::bytea
-    ),
-    (
-        SELECT min(occurred_at)
-        FROM metering_event
-        WHERE organization_id = %(organization)s AND customer_id = %(customer)s
-    )
-)
-"""
 
 
 def iterate_events(*, organization: Organization, customer: Customer) -> Iterator[EventRow]:
@@ -61,7 +39,7 @@ def iterate_events(*, organization: Organization, customer: Customer) -> Iterato
 
 def iterate_month_totals(*, organization: Organization, customer: Customer, now: datetime) -> Iterator[dict[str, Any]]:
     """Yield metric, unit, month and value of every calendar month in which the customer used something."""
-    earliest = _find_earliest(organization, customer)
+    earliest = find_earliest_usage(organization_id=organization.pk, customer_id=customer.pk)
     if earliest is None:
         return
     zones = [str(usage_zone(organization=organization, customer=customer)), "UTC"]
@@ -77,14 +55,13 @@ def iterate_month_totals(*, organization: Organization, customer: Customer, now:
 
 def iterate_rows(*, organization: Organization, customer: Customer) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield every other row that belongs to the customer or mentions them, with the name of its table."""
-    for row in list_rows_of(organization=organization, customer=customer):
-        yield row._meta.label, _columns(row)
-
-
-def _find_earliest(organization: Organization, customer: Customer) -> datetime | None:
-    with connection.cursor() as cursor:
-        cursor.execute(_EARLIEST, {"organization": organization.pk, "customer": customer.pk})
-        return cursor.fetchone()[0]
+    known: set[tuple[str, Any]] = set()
+    sources = [list_rows_of, *(traces.iterate_rows for traces in list_traces())]
+    for row in chain.from_iterable(source(organization=organization, customer=customer) for source in sources):
+        name = row._meta.label, row.pk
+        if name not in known:
+            known.add(name)
+            yield row._meta.label, _columns(row)
 
 
 def _list_months(

@@ -20,9 +20,10 @@ from operator import attrgetter
 from zoneinfo import ZoneInfo
 
 import msgspec
+from django.db import connection
 from pyroaring import BitMap
 
-from accounts.models import Customer, Organization
+from accounts.models import Organization
 from common.errors import InvalidInput
 from metering.domain import (
     EXACT,
@@ -164,6 +165,35 @@ def list_breakdown(
     ]
     rows = [row for row in rows if row.usage.count]
     return sorted(rows, key=lambda row: (-row.usage.value, [value or "" for value in row.group.values()]))
+
+
+def list_values(
+    *,
+    organization: Organization,
+    metric: Metric,
+    start: datetime,
+    end: datetime,
+    group_by: Sequence[str],
+    customer_id: int | None = None,
+    customer_ids: Collection[int] | None = None,
+    filters: Filters | None = None,
+) -> list[tuple[tuple[str | None, ...], Decimal]]:
+    """Return the groups of a breakdown with their values alone, in its order and in half its time.
+
+    For metrics that do not count members.
+    """
+    reading = Reading.prepare(organization, metric, customer_id, filters, group_by, None)
+    assert not reading.counts_members
+    if customer_ids is not None and customer_id is None:
+        reading = replace(reading, selection=replace(reading.selection, customer_ids=list(customer_ids)))
+    cells = reading.list_cells([Span(start, end)], is_own_aggregate_only=True)
+    lines = group_lines(cells, group_by)
+    names = _customer_names(organization, lines, group_by)
+    values = [
+        (tuple(_name_group(group, group_by, names).values()), _value(metric, [cells[key][0] for key in keys], ()))
+        for group, keys in lines.items()
+    ]
+    return sorted((line for line in values if line[1]), key=lambda line: (-line[1], [name or "" for name in line[0]]))
 
 
 def list_customer_values(
@@ -354,12 +384,22 @@ def _sum(values: Iterable[Decimal | None]) -> Decimal:
 # --- groups ---------------------------------------------------------------------------------------------------
 
 
+# Of ten thousand ids the ORM makes as many parameters, which takes five times as long as all else.
+_CUSTOMER_NAMES = """
+SELECT id, external_id
+FROM accounts_customer
+WHERE organization_id = %(organization)s AND id = ANY(%(ids)s::bigint[])
+"""
+
+
 def _customer_names(organization: Organization, groups: Iterable[Group], group_by: Sequence[str]) -> dict[int, str]:
     if CUSTOMER not in group_by:
         return {}
     place = list(group_by).index(CUSTOMER)
     ids = {customer_id for group in groups if isinstance(customer_id := group[place], int)}
-    return dict(Customer.objects.for_organization(organization).filter(pk__in=ids).values_list("pk", "external_id"))
+    with connection.cursor() as cursor:
+        cursor.execute(_CUSTOMER_NAMES, {"organization": organization.pk, "ids": list(ids)})
+        return dict(cursor.fetchall())
 
 
 def _name_group(group: Group, group_by: Sequence[str], names: Mapping[int, str]) -> dict[str, str | None]:

@@ -4,20 +4,21 @@ Guarantees: totals over all customers do not change; the same name seen again is
 between, a second run takes the work up where it is and ends it once. In the order of the work:
 
 1. What waits in the queue is stored, so that it counts.
-2. One short transaction, under the rollup lock and alone at the ingest fence: the `Erasure` row, by which reads and
+2. One short transaction, under the rollup lock and alone at the ingest fence: what apps keep of them goes
+   (`metering.traces`), so that nothing of ours goes on sending in their name; the `Erasure` row, by which reads and
    recounts know that raw events are missing; a random name; a new `metrics_version`, which makes every process forget
    the id behind the old name (`metering.services.ingest`). From here on no event of theirs is stored.
 3. What is pending is rolled up; then the raw events go, some thousand per transaction.
-4. The name goes from every other table (`metering.queries.mentions`), and at last from the `Erasure` row.
+4. The name goes from the dimensions that say whose something is, from every other table
+   (`metering.queries.mentions`), and at last from the `Erasure` row.
 
-Does not own the values of dimensions: they are labels of totals, not of people.
+Does not own the values of other dimensions: they are labels of totals, not of people.
 """
 
 from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -33,13 +34,14 @@ from accounts.services import record_audit
 from common.errors import Conflict, NotFound
 from metering.domain import EPOCH
 from metering.models import Aggregation, Erasure, EventVoid, InboxEvent, Metric
-from metering.queries.mentions import Name, iterate_replacements, rows_of
+from metering.queries.mentions import CUSTOMER_KEYS, Name, iterate_replacements, rows_of
 from metering.services.ingest import ERASED_PREFIX
 from metering.services.queue import drain_waiting
 from metering.services.rollup import ensure_horizon, roll_up_known
 from metering.services.wake import wake_task
-from metering.sql import member_sets, prune, roll_up
+from metering.sql import customer_traces, prune, roll_up
 from metering.sql.store_events import FENCE_LOCK
+from metering.traces import list_traces
 
 ERASE_TASK = "metering.resume_erasures_of_organization"
 STEP_ROWS = 2_000
@@ -96,10 +98,13 @@ def _begin(organization: Organization, external_id: str, actor: str, now: dateti
         raise NotFound("There is no such customer.")
     if Erasure.objects.for_organization(organization).filter(customer=customer).exists():
         raise Conflict("This customer was erased before; the name stands for nobody.", code="already_erased")
+    left = f"{ERASED_PREFIX}{secrets.token_hex(8)}"
+    for traces in list_traces():
+        traces.let_go(organization=organization, customer=customer, by=left, now=now)
     erasure = Erasure.objects.create(
         organization=organization, customer=customer, external_id=external_id, actor=actor, started_at=now
     )
-    customer.external_id, customer.name = f"{ERASED_PREFIX}{secrets.token_hex(8)}", ""
+    customer.external_id, customer.name = left, ""
     customer.save(update_fields=["external_id", "name"])
     # A key of theirs could only send under the name that stands for nobody.
     ApiKey.objects.for_organization(organization).filter(customer=customer).update(
@@ -119,6 +124,7 @@ def resume_erasure(*, erasure: Erasure, now: datetime, budget: timedelta | None 
             wake_task(task=ERASE_TASK, organization_id=organization.pk)
             return Erased(customer.external_id, _count_deleted(erasure), is_finished=False)
         _rename_members(erasure)
+        _rename_dimensions(erasure)
         _forget_name(erasure)
         _finish(erasure, now)
     return Erased(customer.external_id, _count_deleted(erasure), is_finished=True)
@@ -160,23 +166,6 @@ def _delete_step(erasure: Erasure, after: datetime) -> datetime | None:
 
 # --- members --------------------------------------------------------------------------------------------------
 
-_MEMBER_SETS = """
-SELECT kept.added, kept.removed
-FROM metering_series AS series
-JOIN metering_member_set AS kept
-  ON kept.organization_id = series.organization_id AND kept.series_id = series.id AND kept.width = 'd'
-WHERE series.organization_id = %(organization)s
-  AND series.metric_id = %(metric)s
-  AND series.dimensions_key = ''::bytea
-  AND (series.customer_id = %(customer)s) = %(is_own)s
-"""
-
-_RENAME_MEMBERS = """
-UPDATE metering_member
-SET member = %(name)s || '-' || number
-WHERE organization_id = %(organization)s AND metric_id = %(metric)s AND number = ANY(%(numbers)s) AND number >= 0
-"""
-
 
 def _rename_members(erasure: Erasure) -> None:
     """Give members whom this customer alone had (seats, addresses) names that stand for nobody; counts stay."""
@@ -189,29 +178,33 @@ def _rename_members(erasure: Erasure) -> None:
 
 
 def _rename_members_of(erasure: Erasure, metric: Metric) -> None:
-    names: dict[str, Any] = {
-        "organization": erasure.organization_id,
-        "metric": metric.pk,
-        "customer": erasure.customer_id,
-        "name": erasure.customer.external_id,
-    }
     own = BitMap()
-    for bitmap in _iterate_bitmaps({**names, "is_own": True}):
+    for bitmap in customer_traces.iterate_member_sets(metric=metric, customer_id=erasure.customer_id, is_own=True):
         own |= bitmap
     if own:
-        for bitmap in _iterate_bitmaps({**names, "is_own": False}):
+        for bitmap in customer_traces.iterate_member_sets(metric=metric, customer_id=erasure.customer_id, is_own=False):
             own -= bitmap
     if own:
-        with connection.cursor() as cursor:
-            cursor.execute(_RENAME_MEMBERS, {**names, "numbers": list(own)})
+        customer_traces.rename_members(metric=metric, numbers=own, name=erasure.customer.external_id)
 
 
-def _iterate_bitmaps(names: dict[str, Any]) -> Iterator[BitMap]:
-    with connection.chunked_cursor() as cursor:
-        cursor.execute(_MEMBER_SETS, names)
-        while rows := cursor.fetchmany(STEP_ROWS // 10):
-            for added, removed in rows:
-                yield member_sets.load_bitmap(added) | member_sets.load_bitmap(removed)
+# --- dimensions -----------------------------------------------------------------------------------------------
+
+
+def _rename_dimensions(erasure: Erasure) -> None:
+    """Write the new name into those of their dimensions that say whose something is: `cluster`, say. Totals stay."""
+    for metric in Metric.objects.for_organization(erasure.organization_id):
+        places = [place for place, each in enumerate(metric.dimensions, start=1) if each["key"] in CUSTOMER_KEYS]
+        if places:
+            with transaction.atomic():
+                roll_up.lock(organization_id=erasure.organization_id)
+                customer_traces.rename_dimension_values(
+                    metric=metric,
+                    customer_id=erasure.customer_id,
+                    places=places,
+                    old=erasure.external_id,
+                    new=erasure.customer.external_id,
+                )
 
 
 # --- the name -------------------------------------------------------------------------------------------------

@@ -42,6 +42,7 @@ class IngestResult:
 
     stored: int = 0
     duplicates: int = 0
+    duplicate_indexes: list[int] = field(default_factory=list)
     errors: list[EventError] = field(default_factory=list)
     first_offset: int | None = None
     last_offset: int | None = None
@@ -186,6 +187,10 @@ def _store(
 ) -> None:
     with transaction.atomic():
         batch_id = store_events.open_batch(organization_id=organization.pk)
+        if book.kept_from:
+            events = _without_forgotten(organization, book, events, result)
+            if is_atomic and result.errors:
+                raise _AllOrNothing
         store_events.stage_events(events, customer_ids=customer_ids, batch_id=batch_id)
         stored = store_events.store_staged(
             organization_id=organization.pk,
@@ -204,13 +209,41 @@ def _store(
         wake_rollup(organization_id=organization.pk)
 
 
+def _without_forgotten(
+    organization: Organization, book: FeedBook, events: list[AdmittedEvent], result: IngestResult
+) -> list[AdmittedEvent]:
+    """Refuse events of a time whose raw events were let go, but for those that are known all the same.
+
+    Whether such an event was counted before nobody can tell any more, and to count it twice would be billed. The book
+    is compared with the database under the fence, and horizons move alone at it: nobody stores by an old one.
+    """
+    suspects = [event for event in events if _is_let_go(event, book)]
+    if not suspects:
+        return events
+    known = store_events.hold_known(organization_id=organization.pk, keys=[event.key for event in suspects])
+    forgotten = {event.index for event in suspects if event.key not in known}
+    message = "Events of that time are not kept any more, so this one could not be told from a repetition."
+    result.errors += [
+        EventError(event.index, event.key, "event_too_old", "timestamp", message)
+        for event in suspects
+        if event.index in forgotten
+    ]
+    return [event for event in events if event.index not in forgotten]
+
+
+def _is_let_go(event: AdmittedEvent, book: FeedBook) -> bool:
+    kept_from = book.kept_from.get(event.feed_id)
+    return kept_from is not None and event.occurred_at < kept_from
+
+
 def _settle_known(organization: Organization, events: list[AdmittedEvent], result: IngestResult) -> None:
     """Tell staged events whose key was stored before, or stands earlier in the request: duplicates and conflicts."""
     for comparison in store_events.compare_staged(organization_id=organization.pk):
+        event = events[comparison.offset & ((1 << OFFSET_BITS) - 1)]
         if comparison.is_same:
             result.duplicates += 1
+            result.duplicate_indexes.append(event.index)
         else:
-            event = events[comparison.offset & ((1 << OFFSET_BITS) - 1)]
             message = "An event with this key and other content is stored already."
             result.errors.append(EventError(event.index, event.key, "conflict", "idempotency_key", message))
 

@@ -19,13 +19,15 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db import transaction
+from django.db import connection, transaction
+from django.db.models import F
 
 from accounts.models import Organization
 from metering.domain import DAY, EPOCH, floor_time
 from metering.models import Feed, Metric, TypeHorizon
 from metering.services.rollup import ensure_horizon
 from metering.sql import prune, roll_up
+from metering.sql.store_events import FENCE_LOCK
 
 # Of some ten milliseconds: whoever needs the disk meanwhile gets it soon.
 STEP_ROWS = 2_000
@@ -61,7 +63,11 @@ def find_type_horizon(*, organization: Organization, event_type: str) -> TypeHor
 
 
 def move_raw_horizon(*, organization: Organization, event_type: str, before: datetime, now: datetime) -> None:
-    """Let go of raw events before this day. Moves nothing where there are none, so that a young history stays whole."""
+    """Let go of raw events before this day. Moves nothing where there are none, so that a young history stays whole.
+
+    Alone at the ingest fence, with a new `metrics_version`: from then on no event of that time is stored that is not
+    known (`metering.services.ingest`), for it could be one that was counted and let go.
+    """
     before = floor_time(before, DAY)
     horizon = find_type_horizon(organization=organization, event_type=event_type)
     if horizon and horizon.raw_from and horizon.raw_from >= before:
@@ -70,6 +76,7 @@ def move_raw_horizon(*, organization: Organization, event_type: str, before: dat
     if (horizon and horizon.rollups_from) or _has_old_days(organization, event_type, before):
         with _moving(organization, event_type, now) as horizon:
             if horizon.raw_from is None or horizon.raw_from < before:
+                _fence_off(organization)
                 horizon.raw_from, horizon.is_raw_due = before, True
                 horizon.save()
 
@@ -87,6 +94,13 @@ def move_rollups_horizon(*, organization: Organization, event_type: str, before:
 def _has_old_days(organization: Organization, event_type: str, before: datetime) -> bool:
     metric_ids = _list_metric_ids(organization, event_type)
     return prune.has_old_days(organization_id=organization.pk, metric_ids=metric_ids, before=before)
+
+
+def _fence_off(organization: Organization) -> None:
+    """Have every batch that is not stored yet examined anew, by the horizon that this transaction moves."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [FENCE_LOCK, organization.pk])
+    Organization.objects.filter(pk=organization.pk).update(metrics_version=F("metrics_version") + 1)
 
 
 @contextmanager

@@ -88,6 +88,15 @@ JOIN metering_feed AS event_feed ON event_feed.id = event.feed_id
 JOIN metering_feed AS stage_feed ON stage_feed.id = stage.feed_id
 """
 
+# Those of the keys that are stored, held until the end of the transaction: nobody lets them go meanwhile. Passes over
+# what is being deleted in this moment. At most MAX_BATCH_EVENTS; uses the primary key.
+_HOLD = """
+SELECT idempotency_key
+FROM metering_event
+WHERE organization_id = %(organization)s AND idempotency_key = ANY(%(keys)s)
+FOR KEY SHARE SKIP LOCKED
+"""
+
 _stage_owners: WeakSet[Any] = WeakSet()
 
 
@@ -131,6 +140,13 @@ def store_staged(*, organization_id: int, batch_id: int, feed_ids: Sequence[int]
             },
         )
         return StoredBatch(*cursor.fetchone())
+
+
+def hold_known(*, organization_id: int, keys: Sequence[str]) -> set[str]:
+    """Return those of the keys that are stored, and hold their events until the end of the transaction."""
+    with connection.cursor() as cursor:
+        cursor.execute(_HOLD, {"organization": organization_id, "keys": list(keys)})
+        return {key for (key,) in cursor.fetchall()}
 
 
 def compare_staged(*, organization_id: int) -> list[Comparison]:

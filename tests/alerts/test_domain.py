@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alerts.domain import MAX_MULTIPLES_AT_ONCE, Fall, Judgement, judge, project
-from metering.domain import Span
+from alerts.domain import MAX_MULTIPLES_AT_ONCE, Fall, Judgement, judge
+from metering.domain import Span, project
 from tests.metering.meter import utc
 
 ONCE, EACH = False, True

@@ -22,9 +22,15 @@ PAGES = [
     "metrics/hop/?group_by=customer&range=12m",
     "events/",
     "inbox/",
+    "forwarding/",
+    "forwarding/map",
+    "forwarding/quarantine/",
     "customers/",
+    "fleet/",
     "catalogs/",
     "new-metric",
+    "routes/",
+    "routes/new",
     "members/",
     "projects/",
     "keys/",
@@ -313,3 +319,19 @@ def test_waiting_events_are_counted_after_the_metric_is_defined(
 
     page.goto(f"/o/{org.pk}/metrics/api.call/")
     expect(page.locator(".figure-value").first).to_have_text("3")
+
+
+def test_expression_is_checked_and_tried_while_it_is_typed(page: Page, org: Organization) -> None:
+    page.goto(f"/o/{org.pk}/routes/new")
+    page.get_by_label("Units are").select_option("custom")
+    told = page.locator("#expression-check")
+
+    page.get_by_label("Expression").fill("request.body.items.length *")
+    expect(told).to_have_text("Column 28: The expression ends too early.")
+
+    page.get_by_label("Expression").fill("request.body.items.length * 0.5")
+    page.get_by_label("Request body").fill('{"items": [1, 2, 3]}')
+    expect(told).to_have_text("With this sample: 1.5")
+
+    page.get_by_role("button", name="Create route").click()
+    expect(page.get_by_role("cell", name="request.body.items.length * 0.5")).to_be_visible()

@@ -396,7 +396,8 @@ def test_async_client_has_the_same_verbs(server: WebServer, api_key: IssuedKey) 
 
 
 def test_both_clients_offer_the_same_verbs() -> None:
-    assert _public(Client) == _public(AsyncClient)
+    # A recorder of requests has a thread of its own, in an ASGI application too: the client with threads makes it.
+    assert _public(Client) - {"track_requests"} == _public(AsyncClient)
     for name in _public(Client):
         assert getattr(Client, name).__doc__, name
 

@@ -143,18 +143,30 @@ class TestSending:
         assert "1 requests were rejected; the first: invalid_user_id" in caplog.text
 
 
+ROUTES = {
+    "data": [{"id": "ask", "method": "*", "path_pattern": "/ask", "metering_expr": "request.body.prompt.length"}],
+    "next_cursor": None,
+}
+
+
 class Outage:
-    """A server that cannot be reached until it is; then the paths and bodies of what it was sent."""
+    """A server that cannot be reached until it is; then the paths and bodies of what it was sent.
+
+    It knows of no routes, or keeps failing when asked for them, or has one that reads the bodies of `/ask`.
+    """
 
     def __init__(self) -> None:
         self.is_over = False
+        self.has_routes: bool | None = None
         self.records: list[dict[str, Any]] = []
 
     def __call__(self, call: httpx.Request) -> httpx.Response:
         if not self.is_over:
             raise httpx.ConnectError("refused")
-        if call.method == "GET":
+        if call.method == "GET" and self.has_routes is None:
             return httpx.Response(404, json={})
+        if call.method == "GET":
+            return httpx.Response(200, json=ROUTES) if self.has_routes else httpx.Response(500, json={})
         records = json.loads(_decompressed(call))
         self.records += records
         return httpx.Response(200, json={"stored": len(records)})
@@ -210,6 +222,63 @@ class TestBounds:
 
         assert (copy.read(), copy.weight) == (None, 0)
         assert BodyCopy(10).read() is None
+
+
+class TestBodies:
+    """Nobody knows yet which routes read bodies: the server takes records, but does not tell its routes."""
+
+    @pytest.fixture
+    def secretive(self) -> Outage:
+        outage = Outage()
+        outage.is_over, outage.has_routes = True, False
+        return outage
+
+    @pytest.fixture
+    def asking(self, secretive: Outage) -> Iterator[Client]:
+        with Client("http://demo", "k", transport=httpx.MockTransport(secretive)) as client:
+            yield client
+
+    @staticmethod
+    def posted(path: str) -> Watch:
+        body = BodyCopy(1000)
+        body.take(b'{"password": "hunter2"}')
+        return request(path, request_body=body)
+
+    @pytest.mark.parametrize("is_on_disk", [False, True], ids=["in memory", "on disk"])
+    def test_wait_until_the_routes_are_known(
+        self, asking: Client, secretive: Outage, tmp_path: Path, is_on_disk: bool
+    ) -> None:
+        recorder = asking.track_requests(
+            flush_interval_ms=10, database_path=tmp_path / "spool" if is_on_disk else None, retry=EAGER
+        )
+        for watch in (self.posted("/login"), request("/page"), self.posted("/ask")):
+            recorder.add(watch)
+        wait_until(lambda: recorder.counters.stored == 1)
+        assert not recorder.flush(0.5)
+
+        assert [record["path"] for record in secretive.records] == ["/page"]
+        assert recorder.counters.pending == 2
+        assert not any(b"hunter2" in file.read_bytes() for file in tmp_path.rglob("*.ndjson"))
+
+        secretive.has_routes = True
+        assert recorder.flush(SECONDS)
+        bodies = {record["path"]: record.get("request_body") for record in secretive.records}
+        assert bodies == {"/page": None, "/login": None, "/ask": {"password": "hunter2"}}
+        assert recorder.close(SECONDS)
+
+    @pytest.mark.parametrize("is_on_disk", [False, True], ids=["in memory", "on disk"])
+    def test_are_left_out_at_the_end_where_the_routes_never_were(
+        self, asking: Client, secretive: Outage, tmp_path: Path, is_on_disk: bool, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        recorder = asking.track_requests(
+            flush_interval_ms=10, database_path=tmp_path / "spool" if is_on_disk else None, retry=EAGER
+        )
+        recorder.add(self.posted("/ask"))
+
+        assert recorder.close(SECONDS)
+
+        assert [(record["path"], "request_body" in record) for record in secretive.records] == [("/ask", False)]
+        assert caplog.text.count("go without their bodies") == 1
 
 
 class TestSettings:

@@ -4,6 +4,7 @@ import io
 import os
 import socket
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from config.embedded import memory, postgres
 from config.env import BASE_DIR
 from config.processes import Account
 from config.runner.console import QUEUE_LINES, Console
-from config.runner.plan import CannotStart, read_plan
+from config.runner.plan import FORWARD_PORT, CannotStart, read_plan
+from config.runner.recipes import child_environment
+from config.runner.supervisor import describe_forward_ports
 from tests.runtime.installation import free_port
 
 
@@ -38,6 +41,57 @@ class TestPlan:
             plan = read_plan(os.environ)
 
         assert plan.stream_port not in {stream_port, port}
+
+    def test_forward_listener_moves_when_the_clients_default_is_taken(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PORT", str(free_port()))
+        monkeypatch.delenv("METERBOOK_FORWARD_PORT", raising=False)
+        with socket.socket() as taken:
+            with suppress(OSError):  # somebody else has it already
+                taken.bind(("127.0.0.1", FORWARD_PORT))
+                taken.listen()
+
+            plan = read_plan(os.environ)
+
+        assert plan.forward_port not in {0, FORWARD_PORT}
+
+    def test_forward_port_that_was_asked_for_is_had_or_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        port = free_port()
+        monkeypatch.setenv("PORT", str(free_port()))
+        monkeypatch.setenv("METERBOOK_FORWARD_PORT", str(port))
+        assert read_plan(os.environ).forward_port == port
+
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", port))
+            taken.listen()
+            with pytest.raises(CannotStart, match=f"Port {port} is taken.*METERBOOK_FORWARD_PORT"):
+                read_plan(os.environ)
+
+        monkeypatch.setenv("METERBOOK_FORWARD_PORT", "0")
+        assert read_plan(os.environ).forward_port == 0
+
+    def test_port_with_a_shared_key_may_be_the_only_one_and_has_an_address_of_its_own(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        port = free_port()
+        monkeypatch.setenv("PORT", str(free_port()))
+        monkeypatch.setenv("METERBOOK_FORWARD_PORT", "0")
+        monkeypatch.setenv("METERBOOK_FORWARD_SECURE_PORT", str(port))
+        with pytest.raises(CannotStart, match="METERBOOK_FORWARD_SHARED_KEY"):
+            read_plan(os.environ)
+        monkeypatch.setenv("METERBOOK_FORWARD_SHARED_KEY", "a key")
+        assert read_plan(os.environ).forward_secure_host == "127.0.0.1"
+        monkeypatch.setenv("METERBOOK_FORWARD_SECURE_HOST", "127.0.0.2")
+
+        plan = read_plan(os.environ)
+
+        assert (plan.forward_host, plan.forward_port) == ("127.0.0.1", 0)
+        assert describe_forward_ports(plan) == [
+            f"forward clients that know the key are heard at 127.0.0.2:{port}",
+            "billing-clients are heard nowhere: METERBOOK_FORWARD_PORT is 0",
+        ]
+        assert child_environment(plan, {})["METERBOOK_FORWARD_SECURE_HOST"] == "127.0.0.2"
+        with socket.create_server(("127.0.0.2", port)), pytest.raises(CannotStart, match=f"Port {port} is taken"):
+            read_plan(os.environ)
 
     def test_external_servers_are_honoured(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PORT", str(free_port()))

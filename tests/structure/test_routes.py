@@ -16,7 +16,12 @@ from django.utils import timezone
 from accounts.models import Environment, Membership, Organization, Role, User
 from accounts.services import IssuedKey, create_project, invite_member, update_organization
 from alerts.models import Crossing, Quota, Threshold
+from billing.models import UsageReport
+from billing.services.reporting import plan_reports
 from metering.catalogs import LAUNCHDARKLY
+from metering.dialects.influx.models import Server
+from metering.dialects.weave.models import QuarantinedRecord
+from metering.dialects.weave.services import map_instance
 from tests import factories
 from usage_reports.launchdarkly.endpoints import ENDPOINTS
 
@@ -57,7 +62,13 @@ OF_PATH = {
     "type": "event_direction",
     "source": "stream_source",
 }
+OF_PLAN_VERSION = {"code": "plan_code", "number": "plan_version"}
+OF_PLAN_PAGE = OF_ORGANIZATION | {"code": "plan_code"}
+OF_SUBSCRIPTION = {"subscription_id": "subscription_id"}
+OF_USAGE_REPORT = {"report_id": "usage_report_id"}
 OF_THRESHOLD_PAGE = OF_ORGANIZATION | {"threshold_id": "threshold_id"}
+# Their parameters name what every organization has.
+NAMED_BY_EVERYBODY = {"metering_api:catalog-install", "gateway_api:setting"}
 OF_QUOTA_PAGE = OF_ORGANIZATION | {"quota_id": "quota_id"}
 
 EXAMPLES = {
@@ -104,6 +115,24 @@ EXAMPLES = {
     "metering_api:usage-breakdown": Example(query=BREAKDOWN_QUERY),
     "metering_api:usage-series": Example(query=SERIES_QUERY),
     "metering_api:usage-export": Example(),
+    # What is kept of an API gateway's requests.
+    "gateway_api:settings": Example(),
+    "gateway_api:setting": Example({"name": "setting"}),
+    "gateway_api:logs": Example(),
+    "gateway_admin:cleanup": Example(),
+    "gateway_admin:export-data": Example({"user_id": "external_id"}),
+    "gateway_admin:delete-usage": Example({"user_id": "external_id"}),
+    # The API of the forward port.
+    "weave_api:instances": Example(),
+    "weave_api:instance": Example({"internal_instance_id": "internal_instance_id"}),
+    "weave_api:quarantine": Example(),
+    "weave_api:quarantine-release": Example(),
+    "weave_api:quarantine-discard": Example(),
+    "weave_api:settings": Example(),
+    # The API of gateways.
+    "gateway_api:requests": Example(),
+    "gateway_api:routes": Example(),
+    "gateway_api:route": Example({"route_id": "route_id"}),
     # The API of usage reports.
     "usage_reports_api:reports": Example(),
     "usage_reports_api:report": Example(OF_REPORT),
@@ -116,6 +145,47 @@ EXAMPLES = {
         )
         for row in ENDPOINTS
     },
+    # What an API gateway's requests come to.
+    "request-stream": public(),
+    "analytics-index-not-found": public(),
+    "users-index-not-found": public(),
+    "analytics-not-found": public(rest="no_token"),
+    "users-not-found": public(rest="no_token"),
+    "gateway_analytics:summary": Example(),
+    "gateway_analytics:users": Example(),
+    "gateway_analytics:routes": Example(),
+    "gateway_analytics:requests": Example(),
+    "gateway_analytics:daily": Example(),
+    "gateway_analytics:monthly": Example(),
+    "gateway_analytics:aggregate": Example(query={"user": "external_id", "group_by": "granularity"}),
+    "gateway_analytics:export": Example(),
+    "gateway_analytics:user-usage": Example({"user_id": "external_id"}),
+    # Where influxdata's usage-client posts to, with a token or without one.
+    "influx_api:servers": public(),
+    "influx_api:stats": public(product="product"),
+    "influx_api:usage": public(product="product"),
+    "influx_api:nothing": public(rest="product"),
+    # The API of billing.
+    "billing_api:plans": Example(),
+    "billing_api:plan": Example({"code": "plan_code"}),
+    "billing_api:plan-versions": Example({"code": "plan_code"}),
+    "billing_api:plan-version": Example(OF_PLAN_VERSION),
+    "billing_api:activate-plan-version": Example(OF_PLAN_VERSION),
+    "billing_api:subscriptions": Example(),
+    "billing_api:subscription": Example(OF_SUBSCRIPTION),
+    "billing_api:cancel-subscription": Example(OF_SUBSCRIPTION),
+    "billing_api:change-plan": Example(OF_SUBSCRIPTION),
+    "billing_api:subscription-spend": Example(OF_SUBSCRIPTION),
+    "billing_api:preview": Example(),
+    "billing_api:report-usage": Example(),
+    "billing_api:usage-report": Example(OF_USAGE_REPORT),
+    "billing_api:retry-usage-report": Example(OF_USAGE_REPORT),
+    "billing_api:stripe-customers": Example(),
+    "billing_api:stripe-customer": Example({"external_id": "external_id"}),
+    "billing_api:stripe-drifts": Example(),
+    "billing_api:stripe-meters": Example(),
+    "billing_api:stripe-meter": Example({"code": "metric_code"}),
+    "billing_api:billing-usage": Example(query={"user": "external_id", "period": "month", "metric": "metric_code"}),
     # The API of alerts.
     "alerts_api:alerts": Example(),
     "alerts_api:thresholds": Example(),
@@ -168,10 +238,23 @@ EXAMPLES = {
     "metering:inbox": Example(OF_ORGANIZATION),
     "metering:catalog_list": Example(OF_ORGANIZATION),
     "metering:install_catalog": Example(OF_ORGANIZATION | {"name": "catalog"}),
+    "gateway:settings": Example(OF_ORGANIZATION),
+    "weave:forwarding": Example(OF_ORGANIZATION),
+    "weave:map_instance": Example(OF_ORGANIZATION),
+    "weave:unmap_instance": Example(OF_ORGANIZATION),
+    "weave:change_settings": Example(OF_ORGANIZATION),
+    "weave:quarantine": Example(OF_ORGANIZATION),
+    "gateway:route_list": Example(OF_ORGANIZATION),
+    "gateway:new_route": Example(OF_ORGANIZATION),
+    "gateway:check_expression": Example(OF_ORGANIZATION),
+    "gateway:edit_route": Example(OF_ORGANIZATION | {"code": "route_id"}),
+    "gateway:delete_route": Example(OF_ORGANIZATION | {"code": "route_id"}),
     "usage_reports:explorer": Example(OF_ORGANIZATION, {"metric": "metric_code"}),
     "usage_reports:explorer_panel": Example(OF_ORGANIZATION, {"metric": "metric_code"}),
     "usage_reports:explorer_export": Example(OF_ORGANIZATION, {"metric": "metric_code"}),
     "usage_reports:explorer_suggestions": Example(OF_ORGANIZATION, {"metric": "metric_code", "key": "dimension"}),
+    "analytics:page": Example(OF_ORGANIZATION),
+    "analytics:rows": Example(OF_ORGANIZATION),
     "usage_reports:report_list": Example(OF_ORGANIZATION),
     "usage_reports:new_report": Example(OF_ORGANIZATION),
     "usage_reports:report": Example(OF_ORGANIZATION | OF_REPORT),
@@ -182,6 +265,17 @@ EXAMPLES = {
     "usage_reports:download_report": Example(OF_ORGANIZATION | OF_REPORT),
     "usage_reports:download_run": Example(OF_ORGANIZATION | OF_REPORT | {"run_id": "report_run_id"}),
     "usage_reports:unsubscribe": public(token="no_token"),
+    "billing:plan_list": Example(OF_ORGANIZATION),
+    "billing:new_plan": Example(OF_ORGANIZATION),
+    "billing:plan": Example(OF_PLAN_PAGE),
+    "billing:new_version": Example(OF_PLAN_PAGE),
+    "billing:archive_plan": Example(OF_PLAN_PAGE),
+    "billing:make_default_plan": Example(OF_PLAN_PAGE),
+    "billing:edit_version": Example(OF_ORGANIZATION | OF_PLAN_VERSION),
+    "billing:activate_version": Example(OF_ORGANIZATION | OF_PLAN_VERSION),
+    "billing:customer_billing": Example(OF_ORGANIZATION | {"customer_id": "customer_id"}),
+    "billing:cancel_subscription": Example(OF_ORGANIZATION | OF_SUBSCRIPTION),
+    "billing:change_plan": Example(OF_ORGANIZATION | OF_SUBSCRIPTION),
     "alerts:alert_list": Example(OF_ORGANIZATION),
     "alerts:alert_rows": Example(OF_ORGANIZATION),
     "alerts:alert_email": Example(OF_ORGANIZATION),
@@ -209,10 +303,15 @@ EXAMPLES = {
     "alerts:delete_webhook": Example(OF_ORGANIZATION | OF_ENDPOINT),
     "alerts:delivery": Example(OF_ORGANIZATION | OF_DELIVERY),
     "alerts:replay_delivery": Example(OF_ORGANIZATION | OF_DELIVERY),
+    "influx:start": Example(query={"cluster_id": "external_id", "product": "product"}),
+    "influx:fleet": Example(OF_ORGANIZATION),
+    "influx:server": Example(OF_ORGANIZATION | {"server_id": "server_id"}),
     # django-allauth: about the visitor's own account only.
     "account_confirm_email": public(key="no_token"),
     "account_reset_password_from_key": public(uidb36="member_id", key="no_token"),
 }
+# Where paths of APIs begin that know no sessions; one may begin with a slash too many.
+BY_KEY_ALONE = ("api/", "^/?api/")
 # Packages' own routes without parameters: sign-in pages, and the admin, which has a test of its own.
 PACKAGES = ("account_", "mfa_", "admin:")
 
@@ -225,12 +324,17 @@ class Route:
 
     @property
     def is_api(self) -> bool:
-        return self.path.startswith(("v1/", "api/"))
+        return self.path.startswith(("v1/", *BY_KEY_ALONE, "admin/")) and not self.is_in_admin
+
+    @property
+    def is_in_admin(self) -> bool:
+        """Whether it is a page of Django's own admin, which has tests of its own."""
+        return self.name.startswith("admin:")
 
     @property
     def has_sessions(self) -> bool:
         """Whether a signed-in person may ask without a key."""
-        return not self.path.startswith("api/")
+        return not self.path.startswith(BY_KEY_ALONE)
 
     @property
     def example(self) -> Example:
@@ -254,7 +358,7 @@ def list_routes(resolver: URLResolver | None = None, namespace: str = "", path: 
 
 
 ROUTES = list(list_routes())
-OURS = [route for route in ROUTES if not route.path.startswith("admin/")]
+OURS = [route for route in ROUTES if not route.is_in_admin]
 
 
 @dataclass(frozen=True)
@@ -279,12 +383,22 @@ class Victim:
     alert_offset: int
     report_id: int
     report_run_id: int
+    server_id: int
+    subscription_id: int
+    usage_report_id: int
+    plan_code: str = "plan-of-victim"
+    plan_version: int = 2
+    month: str = "2026-11"
     catalog: str = "demo"
     granularity: str = "day"
     dimension: str = "place"
     flag_key: str = "flag-of-victim"
     event_direction: str = "received"
     stream_source: str = "server"
+    internal_instance_id: str = "instance-of-victim"
+    route_id: str = "route-of-victim"
+    setting: str = "usage_store_ip"
+    product: str = "influxdb"
     no_token: str = "x-y"
 
     def url(self, route: Route, example: Example) -> str:
@@ -358,6 +472,47 @@ def victim(org: Organization, alice: User, api_client: Client, api_key: IssuedKe
     assert report.status_code == 201
     report_run = api_client.post(f"/v1/reports/{report.json()['id']}/send")
     assert report_run.status_code == 202
+    route = {"id": Victim.route_id, "name": SECRET, "path_pattern": f"/{SECRET}"}
+    assert api_client.post("/v1/routes", route, content_type=JSON).status_code == 201
+    requested = {"method": "GET", "path": f"/{SECRET}", "status_code": 200, "latency_ms": 1, "user_id": SECRET}
+    assert api_client.post("/v1/requests", requested, content_type=JSON).json()["stored"] == 1
+    map_instance(
+        organization=org,
+        internal_instance_id=Victim.internal_instance_id,
+        customer_external_id=SECRET,
+        actor=SECRET,
+    )
+    for owner in (org, None):
+        # The second is nobody's, and shown to those alone to whom the port is open.
+        QuarantinedRecord.objects.create(
+            organization=owner,
+            internal_instance_id=SECRET,
+            reason="unknown_instance",
+            record=SECRET,
+            digest=str(owner).encode(),
+            received_at=timezone.now(),
+        )
+    server = {"cluster_id": SECRET, "server_id": SECRET, "host": SECRET, "product": SECRET, "version": SECRET}
+    token = {"X-Authorization": api_key.text}
+    assert api_client.post("/api/v1/servers", server, content_type=JSON, headers=token).status_code == 201
+    plan = {
+        "code": "plan-of-victim",
+        "name": SECRET,
+        "currency": "USD",
+        "prices": [{"metric": "metric-of-victim", "name": SECRET, "model": "per_unit", "amount": 1}],
+    }
+    assert api_client.post("/v1/plans", plan, content_type=JSON).status_code == 201
+    draft = {"currency": "USD", "prices": [{"name": SECRET, "model": "flat", "amount": 1}]}
+    assert api_client.post("/v1/plans/plan-of-victim/versions", draft, content_type=JSON).status_code == 201
+    subscribed = {"customer": customer.external_id, "plan": "plan-of-victim", "start": "2026-11-01T00:00:00Z"}
+    subscription = api_client.post("/v1/subscriptions", subscribed, content_type=JSON)
+    assert subscription.status_code == 201
+    stripe = "/v1/billing/stripe"
+    named = {"stripe_customer_id": "cus_victim"}
+    assert api_client.put(f"{stripe}/customers/{customer.external_id}", named, content_type=JSON).status_code == 200
+    named = {"event_name": SECRET}
+    assert api_client.put(f"{stripe}/meters/metric-of-victim", named, content_type=JSON).status_code == 200
+    plan_reports(organization=org, months=None, now=timezone.now())
     own = Threshold.objects.for_organization(org).get(code="threshold-of-victim")
     now = timezone.now()
     crossing = Crossing.objects.create(
@@ -393,6 +548,9 @@ def victim(org: Organization, alice: User, api_client: Client, api_key: IssuedKe
         alert_offset=crossing.offset,
         report_id=int(report.json()["id"]),
         report_run_id=int(report_run.json()["id"]),
+        subscription_id=int(subscription.json()["id"]),
+        usage_report_id=UsageReport.objects.for_organization(org).get().pk,
+        server_id=Server.objects.for_organization(org).get().pk,
     )
 
 
@@ -416,7 +574,8 @@ def rows_of_victim(org: Organization) -> Callable[[], dict[str, Any]]:
 def visit(client: Client, url: str, headers: dict[str, str]) -> Iterator[tuple[str, Any]]:
     """Visit by every method, with an empty form or object."""
     for method in METHODS:
-        body, kind = ("{}", JSON) if url.startswith(("/v1/", "/api/")) else ("", "application/x-www-form-urlencoded")
+        is_api = url.startswith(("/v1/", "/api/", "/admin/"))
+        body, kind = ("{}", JSON) if is_api else ("", "application/x-www-form-urlencoded")
         response = client.generic(method, url, body if method != "GET" else "", content_type=kind, headers=headers)
         yield method, response
 
@@ -492,7 +651,7 @@ class TestOutsiders:
         def is_refusal(route: Route, method: str, response: Any) -> bool:
             if not route.is_api:
                 return response.status_code in {302, 405}  # a key is no session
-            is_named = bool(route.parameters or route.example.query) and route.name != "metering_api:catalog-install"
+            is_named = bool(route.parameters or route.example.query) and route.name not in NAMED_BY_EVERYBODY
             return (
                 not is_named or response.status_code in {404, 405} or (response.status_code == 422 and method != "GET")
             )
@@ -559,7 +718,7 @@ def test_admin_is_for_staff_alone(
         client.force_login(charlie)
     before = rows_of_victim()
     for route in ROUTES:
-        if not route.path.startswith("admin/") or not route.name.removeprefix("admin:"):
+        if not route.is_in_admin or not route.name.removeprefix("admin:"):
             continue  # the one without a name answers what no other route knows
         values = dict.fromkeys(route.parameters, str(victim.organization_id)) | {"app_label": "accounts"}
         url = reverse(route.name, kwargs={name: values[name] for name in route.parameters})

@@ -17,6 +17,8 @@ ROOT = Path(settings.BASE_DIR)
 WITHOUT_ORGANIZATION = {
     "accounts.User": "a person may belong to several organizations",
     "accounts.Organization": "is the tenant itself",
+    "weave.QuarantinedRecord": "a record of an instance that nobody has mapped belongs to nobody yet",
+    "influx.AnonymousReport": "came without a token, so that nobody knows whose it is",
 }
 # What may follow `Model.objects`: the two ways to read, and writes of rows that carry their organization.
 WAYS_IN = {"for_organization", "all_tenants", "bulk_create"}
@@ -26,6 +28,7 @@ MANAGERS = {"objects", "_default_manager", "_base_manager"}
 GLOBALLY_UNIQUE = {
     "accounts.ApiKey.prefix": "a request names its key before it has an organization",
     "accounts.Invitation.token_hash": "a visitor names the invitation before they have an organization",
+    "weave.Instance.internal_instance_id": "all that names a tenant at the forward port, which is not authenticated",
 }
 
 

@@ -27,7 +27,6 @@ RouteNames = Mapping[str | None, str]
 
 def summary_json(selection: Selection, summary: Summary) -> dict[str, Any]:
     totals = summary.totals
-    errors = summary.metering_errors
     attributes = {
         **_range_json(selection),
         "total_requests": totals.requests,
@@ -38,9 +37,20 @@ def summary_json(selection: Selection, summary: Summary) -> dict[str, Any]:
         "latency_ms": _latency_json(totals, summary.percentiles),
         **ERROR_BOUND,
         "by_status": summary.by_status,
-        "metering_errors": None if errors is None else {"total": sum(errors.values()), "by_code": errors},
+        "metering_errors": _metering_errors_json(summary),
     }
     return {"data": {"type": "usage_summary", "attributes": attributes}}
+
+
+def _metering_errors_json(summary: Summary) -> dict[str, Any] | None:
+    """Return the errors among the requests that count and, beside them, those for which requests were refused."""
+    if summary.metering_errors is None or summary.refused is None:
+        return None
+    return _by_code(summary.metering_errors) | {"refused": _by_code(summary.refused)}
+
+
+def _by_code(counts: dict[str, int]) -> dict[str, Any]:
+    return {"total": sum(counts.values()), "by_code": counts}
 
 
 def list_json(

@@ -8,9 +8,8 @@ installed, or a metric of its name is another, nothing was requested.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Context, Decimal
 from itertools import islice
 from typing import Any
@@ -22,20 +21,24 @@ from metering import queries
 from metering.catalogs import MetricDefinition
 from metering.catalogs.api_gateway import API_GATEWAY, EVENT_TYPE
 from metering.dialects.gateway.latency import MAX_BUCKET, MIN_BUCKET, find_percentile
+from metering.dialects.gateway.queries.refusals import count_refused
 from metering.domain import DAY, Granularity, Mode, Span, list_buckets, local_date, local_midnight
 from metering.models import Metric
-from metering.queries.events import find_kept_from, list_erased_customers
+from metering.queries.events import find_kept_from
 from metering.queries.exports import PIECE_POINTS, export_snapshot
+from metering.queries.raw_groups import GroupUsage, Measure, list_raw_groups
 from metering.queries.reading import Filters, RangeNotKept, TotalsNotKept
 from metering.queries.usage import MAX_POINTS, is_partial
 from usage_reports.gateway.domain import (
     ERROR_STATUSES,
     KEYS,
+    MOST_REQUESTS_FIRST,
     PERCENTILE_DIGITS,
     PERCENTS,
     TIMES,
     Grouping,
     Key,
+    Order,
     Percentiles,
     Row,
     Sort,
@@ -45,14 +48,22 @@ from usage_reports.gateway.domain import (
     take_rows,
 )
 
-REQUESTS, UNITS, BYTES = "api_requests", "api_units", "api_bytes"
+REQUESTS, UNITS, BYTES, ERRORS = "api_requests", "api_units", "api_bytes", "errors"
 LATENCY_SUM, LATENCIES, METERING_ERRORS = "api_latency_ms", "api_latency", "api_metering_errors"
 CODES = frozenset(definition.code for definition in API_GATEWAY.metrics)
 CUSTOMER, STATUS, LATENCY_BUCKET = KEYS[Grouping.USER], KEYS[Grouping.STATUS], "latency_bucket"
-# Paths are not a dimension: grouping by them reads every raw request of the range, each more than once.
+# Beside the requests of a row: which fields hold what its metrics come to, and which of them each order goes by.
+_FIELDS = {UNITS: "units", BYTES: "bytes", LATENCY_SUM: "latency_ms"}
+_SUMS = (ERRORS, *_FIELDS)
+_RANKED_BY: dict[Order, tuple[str, ...]] = {
+    Order.REQUESTS: (),
+    Order.ERRORS: (ERRORS,),
+    Order.LATENCY: (LATENCY_SUM,),
+    Order.UNITS: (UNITS,),
+    Order.BYTES: (BYTES,),
+}
+# Paths are not a dimension: grouping by them reads every raw request of the range.
 MAX_RAW_REQUESTS = 1_000_000
-# "Whatever is known": a read as of then is one of raw events alone.
-FOR_EVER = datetime(9999, 1, 1, tzinfo=UTC)
 SHOWN = Context(prec=PERCENTILE_DIGITS)
 _BUCKETS = {str(bucket): bucket for bucket in range(MIN_BUCKET, MAX_BUCKET + 1)}
 
@@ -66,8 +77,6 @@ class Selection:
     zone: ZoneInfo
     now: datetime
     customer_id: int | None = None
-    # Several instead of one.
-    customer_ids: Collection[int] | None = None
     route: str | None = None
     # `404` or `5xx`; empty: any.
     status: str = ""
@@ -97,12 +106,14 @@ class RowList:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """All requests of a selection. `metering_errors` by code; None where they cannot be told by status."""
+    """All requests of a selection. By code, and None with a status, which they are not counted by: `metering_errors`
+    among the requests, and those `refused` for one, which are none of them."""
 
     totals: Totals
     percentiles: Percentiles
     by_status: dict[str, int]
     metering_errors: dict[str, int] | None
+    refused: dict[str, int] | None
 
 
 def find_metrics(organization: Organization) -> dict[str, Metric]:
@@ -138,22 +149,82 @@ def list_rows(
     At most one of the groups is of time. Without `sort` they are in the order of time, and the newest stay within
     the limit. Raises `InvalidInput` for more pieces of time than can be read, and `RangeNotKept`.
     """
+    if Grouping.PATH in groups:
+        return _list_paths(selection, sort or MOST_REQUESTS_FIRST, limit)
     reader = _Reader.of(selection, groups)
     total = len(reader.buckets)
     if is_dense and sort is None:
         reader = reader.of_newest(limit)  # no others are shown, whatever there is of them
     with export_snapshot():
-        totals = reader.read_totals()
+        totals = reader.read_requests()
         if is_dense:
             totals = {Key(bucket.start, ()): Totals() for bucket in reader.buckets} | totals
         else:
             total = len(totals)
+        ranked = () if sort is None else _RANKED_BY[sort.order]
+        reader.add_sums(totals, ranked)
         shown = take_rows(totals, sort=sort, limit=limit)
-        percentiles = reader.read_percentiles(shown, is_all=len(shown) == len(totals))
+        is_all = len(shown) == len(totals)
+        rest = [name for name in _SUMS if name not in ranked]
+        reader.add_sums({key: totals[key] for key in shown}, rest, is_all=is_all)
+        percentiles = reader.read_percentiles(shown, is_all=is_all)
     cut = reader.list_partial_starts()
     return RowList(
         [Row(key, totals[key], percentiles.get(key, Percentiles()), key.start in cut) for key in shown], total
     )
+
+
+# Of what the measures of a path are called, what each order goes by.
+_PATH_ORDERS: dict[Order, tuple[str, str | None]] = {
+    Order.REQUESTS: ("requests", None),
+    Order.ERRORS: ("errors", None),
+    Order.LATENCY: ("latency_ms", "requests"),
+    Order.UNITS: ("units", None),
+    Order.BYTES: ("bytes", None),
+}
+
+
+def _list_paths(selection: Selection, sort: Sort, limit: int) -> RowList:
+    """Return one row per path, read from raw requests: in the order, and within the limit, of the database."""
+    require_raw(selection)
+    metrics = find_metrics(selection.organization)
+    if REQUESTS not in metrics:
+        return RowList([], 0)
+    counted = {"requests": REQUESTS, "errors": REQUESTS, "units": UNITS, "bytes": BYTES, "latency_ms": LATENCY_SUM}
+    # Where a metric is another, its column is nothing: so many requests of no status.
+    measures = {
+        name: Measure(metrics[code], selection.filters) if code in metrics else Measure(metrics[REQUESTS], {STATUS: []})
+        for name, code in counted.items()
+    }
+    measures["errors"] = Measure(metrics[REQUESTS], selection.error_filters)
+    latencies = metrics.get(LATENCIES)
+    numerator, denominator = _PATH_ORDERS[sort.order]
+    found = list_raw_groups(
+        organization=selection.organization,
+        span=selection.span,
+        property_name=KEYS[Grouping.PATH],
+        measures=measures,
+        histogram=None if latencies is None else (Measure(latencies, selection.filters), LATENCY_BUCKET),
+        order_by=numerator,
+        divided_by=denominator,
+        is_descending=sort.is_descending,
+        limit=limit,
+        customer_id=selection.customer_id,
+    )
+    return RowList([_path_row(group) for group in found.groups], found.total)
+
+
+def _path_row(group: GroupUsage) -> Row:
+    values = group.values
+    totals = Totals(
+        requests=int(values["requests"]),
+        errors=int(values["errors"]),
+        units=values["units"],
+        bytes=values["bytes"],
+        latency_ms=values["latency_ms"],
+    )
+    histogram = {_BUCKETS[bucket]: count for bucket, count in group.bins.items() if bucket in _BUCKETS}
+    return Row(Key(None, (group.name,)), totals, _percentiles(histogram) if histogram else Percentiles())
 
 
 def get_summary(selection: Selection) -> Summary:
@@ -166,10 +237,20 @@ def get_summary(selection: Selection) -> Summary:
             totals.requests += int(value)
             totals.errors += int(value) if status in ERROR_STATUSES else 0
             by_status[status_class(status)] = by_status.get(status_class(status), 0) + int(value)
-        reader.add_sums({WHOLE: totals})
+        reader.add_sums({WHOLE: totals}, (UNITS, BYTES, LATENCY_SUM))
         percentiles = reader.read_percentiles([WHOLE], is_all=True).get(WHOLE, Percentiles())
         errors = None if selection.status else reader.read_metering_errors()
-    return Summary(totals, percentiles, dict(sorted(by_status.items())), errors)
+        refused = None if selection.status else _count_refused(selection)
+    return Summary(totals, percentiles, dict(sorted(by_status.items())), errors, refused)
+
+
+def _count_refused(selection: Selection) -> dict[str, int]:
+    return count_refused(
+        organization=selection.organization,
+        span=selection.span,
+        customer_id=selection.customer_id,
+        route=selection.route,
+    )
 
 
 def count_by(selection: Selection, group: Grouping) -> dict[str | None, int]:
@@ -191,8 +272,6 @@ class _Reader:
     granularity: Granularity | None
     # The pieces of time that rows are of; empty without such.
     buckets: list[Span]
-    # With it, raw events alone are read.
-    as_of: datetime | None = None
 
     @classmethod
     def of(cls, selection: Selection, groups: Sequence[Grouping]) -> _Reader:
@@ -200,8 +279,7 @@ class _Reader:
         buckets = _list_buckets(selection, granularity) if granularity else []
         keys = tuple(KEYS[group] for group in groups if group in KEYS)
         metrics = find_metrics(selection.organization)
-        reader = cls(selection, metrics, keys, granularity, buckets)
-        return reader.of_raw_events() if Grouping.PATH in groups else reader
+        return cls(selection, metrics, keys, granularity, buckets)
 
     def of_newest(self, count: int) -> _Reader:
         """Return a reader of the newest pieces of time alone."""
@@ -209,48 +287,21 @@ class _Reader:
         narrowed = replace(self.selection, span=Span(max(span.start, buckets[0].start), span.end))
         return replace(self, selection=narrowed, buckets=buckets)
 
-    def of_raw_events(self) -> _Reader:
-        """Return a reader that knows paths too, which only raw events have. Raises `InvalidInput`."""
-        require_raw(self.selection)
-        selection = self._without_erased()
-        path = {"key": KEYS[Grouping.PATH], "values": None, "strict": False}
-        metrics = {}
-        for code, metric in self.metrics.items():
-            metrics[code] = copy(metric)
-            metrics[code].dimensions = [*metric.dimensions, path]
-        return _Reader(selection, metrics, self.keys, self.granularity, self.buckets, as_of=FOR_EVER)
+    def read_requests(self) -> dict[Key, Totals]:
+        """Return the requests of every key that has any."""
+        return {key: Totals(requests=int(value)) for key, value in self.read(REQUESTS)}
 
-    def _without_erased(self) -> Selection:
-        """Return the selection without the users of whom no request is kept, though their totals are."""
-        metric = self.metrics.get(REQUESTS)
-        erased = list_erased_customers(organization=self.selection.organization)
-        if metric is None or not erased:
-            return self.selection
-        span = self.selection.span
-        groups = queries.list_groups(
-            **self._names(metric, (CUSTOMER,), self.selection.filters), start=span.start, end=span.end
-        )
-        ids = _customer_ids(self.selection.organization, [group[CUSTOMER] for group in groups])
-        return replace(self.selection, customer_id=None, customer_ids=set(ids) - erased)
-
-    def read_totals(self) -> dict[Key, Totals]:
-        """Return the totals of every key with requests."""
-        totals = {key: Totals(requests=int(value)) for key, value in self.read(REQUESTS)}
-        if self.selection.error_filters[STATUS]:
-            for key, value in self.read(REQUESTS, filters=self.selection.error_filters):
-                totals[key].errors = int(value)
-        self.add_sums(totals)
-        return totals
-
-    def add_sums(self, totals: dict[Key, Totals]) -> None:
-        """Add to the requests of every key what they come to."""
+    def add_sums(self, totals: dict[Key, Totals], names: Iterable[str], *, is_all: bool = True) -> None:
+        """Add to the requests of these keys what they come to; `is_all`: there are no others."""
         nothing = Totals()  # takes what a metric changed by hand counts beyond the requests
-        for key, value in self.read(UNITS):
-            totals.get(key, nothing).units = value
-        for key, value in self.read(BYTES):
-            totals.get(key, nothing).bytes = value
-        for key, value in self.read(LATENCY_SUM):
-            totals.get(key, nothing).latency_ms = value
+        shown = None if is_all else totals
+        for name in names:
+            if name == ERRORS:
+                for key, value in self.read(REQUESTS, filters=self.selection.error_filters, shown=shown):
+                    totals.get(key, nothing).errors = int(value)
+            else:
+                for key, value in self.read(name, shown=shown):
+                    setattr(totals.get(key, nothing), _FIELDS[name], value)
 
     def read_percentiles(self, shown: Collection[Key], *, is_all: bool) -> dict[Key, Percentiles]:
         """Return the percentiles of the shown keys; `is_all`: there are no others."""
@@ -261,7 +312,7 @@ class _Reader:
             *names, bucket = group
             if bucket in _BUCKETS:
                 counts.setdefault(Key(start, tuple(names)), {})[_BUCKETS[bucket]] = int(value)
-        return {key: Percentiles(*(_percentile(line, percent) for percent in PERCENTS)) for key, line in counts.items()}
+        return {key: _percentiles(line) for key, line in counts.items()}
 
     def read_metering_errors(self) -> dict[str, int]:
         found = self.read(METERING_ERRORS, keys=("metering_error",))
@@ -275,16 +326,24 @@ class _Reader:
     # --- one metric -------------------------------------------------------------------------------------------
 
     def read(
-        self, code: str, *, keys: Sequence[str] | None = None, filters: Filters | None = None
+        self,
+        code: str,
+        *,
+        keys: Sequence[str] | None = None,
+        filters: Filters | None = None,
+        shown: Collection[Key] | None = None,
     ) -> Iterator[tuple[Key, Decimal]]:
-        """Yield the metric's value for each key that has one other than zero."""
+        """Yield the metric's value for each key that has one other than zero; of shown keys at least."""
         metric = self.metrics.get(code)
         if metric is None:
             return iter(())
         wanted = self.keys if keys is None else tuple(keys)
         filters = self.selection.filters if filters is None else filters
+        if not filters.get(STATUS, [None]):
+            return iter(())  # of no status
         if self.granularity is None:
-            return self._read_breakdown(metric, wanted, filters, self.selection.span, None)
+            filters, customer_ids = (filters, None) if shown is None else self._narrow(filters, shown)
+            return self._read_breakdown(metric, wanted, filters, self.selection.span, None, customer_ids)
         return self._read_series(metric, wanted, filters, range(len(self.buckets)))
 
     def _read_histograms(self, shown: Collection[Key], *, is_all: bool) -> Iterator[tuple[Key, Decimal]]:
@@ -310,7 +369,7 @@ class _Reader:
             if name == CUSTOMER:
                 customer_ids = _customer_ids(self.selection.organization, values)
             else:
-                narrowed[name] = list(values)
+                narrowed[name] = [value for value in values if value in filters.get(name, values)]
         return narrowed, customer_ids
 
     def _span_of(self, start: datetime | None) -> Span:
@@ -329,14 +388,13 @@ class _Reader:
         start: datetime | None,
         customer_ids: Collection[int] | None = None,
     ) -> Iterator[tuple[Key, Decimal]]:
-        rows = queries.list_breakdown(
+        rows = queries.list_values(
             **self._names(metric, keys, filters),
             start=span.start,
             end=span.end,
-            customer_ids=self.selection.customer_ids if customer_ids is None else customer_ids,
-            as_of=self.as_of,
+            customer_ids=customer_ids,
         )
-        return ((Key(start, tuple(row.group.values())), row.usage.value) for row in rows)
+        return ((Key(start, group), value) for group, value in rows)
 
     def _read_series(
         self, metric: Metric, keys: Sequence[str], filters: Filters, places: Sequence[int]
@@ -375,6 +433,10 @@ class _Reader:
 def _customer_ids(organization: Organization, names: Collection[str | None]) -> list[int]:
     customers = Customer.objects.for_organization(organization).filter(external_id__in=names)
     return list(customers.values_list("pk", flat=True))
+
+
+def _percentiles(counts: Mapping[int, int]) -> Percentiles:
+    return Percentiles(*(_percentile(counts, percent) for percent in PERCENTS))
 
 
 def _percentile(counts: Mapping[int, int], percent: Decimal) -> Decimal | None:
@@ -442,26 +504,29 @@ def begin_where_kept(selection: Selection, *, is_raw: bool) -> Selection:
     return replace(selection, span=Span(min(start, selection.span.end - timedelta.resolution), selection.span.end))
 
 
-def explain(refusal: RangeNotKept, organization: Organization) -> InvalidInput:
-    """Return why a range cannot be read as a refusal of its beginning, with the first day that can be asked for."""
+def explain(refusal: RangeNotKept, organization: Organization, *, field: str = "from") -> InvalidInput:
+    """Return why a range cannot be read as a refusal of its beginning, with the first day that can be asked for.
+
+    `field` is the parameter that says where the range begins.
+    """
     kept = find_kept_from(organization=organization, event_type=EVENT_TYPE)
     zone = ZoneInfo(organization.zone)
     if isinstance(refusal, TotalsNotKept):
         if kept is None or kept.rollups_from is None:
-            return InvalidInput.of("from", refusal.message, refusal.code)
-        return range_not_kept("Totals", "", kept.rollups_from, zone)
+            return InvalidInput.of(field, refusal.message, refusal.code)
+        return range_not_kept("Totals", "", kept.rollups_from, zone, field=field)
     assert kept is not None  # a range is refused only where something was let go
     assert kept.raw_from is not None
-    return range_not_kept("Parts of an hour", "", kept.raw_from, zone)
+    return range_not_kept("Parts of an hour", "", kept.raw_from, zone, field=field)
 
 
-def range_not_kept(what: str, how: str, kept_from: datetime, zone: ZoneInfo) -> InvalidInput:
+def range_not_kept(what: str, how: str, kept_from: datetime, zone: ZoneInfo, *, field: str = "from") -> InvalidInput:
     earliest = _first_whole_day(kept_from, zone)
     message = f"{what} before {earliest} are no longer kept{f' {how}' if how else ''}; begin there."
     return InvalidInput(
-        f"from: {message}",
+        f"{field}: {message}",
         code="range_not_kept",
-        errors=[FieldError("from", "range_not_kept", message)],
+        errors=[FieldError(field, "range_not_kept", message)],
         extra={"earliest": earliest.isoformat()},
     )
 

@@ -14,10 +14,9 @@ from typing import Any
 import msgspec
 
 from metering.catalogs.api_gateway import EVENT_TYPE
-from metering.event_tail import TailFilter
+from metering.event_tail import TailEvent, TailFilter
 from metering.queries.events import EventPosition, EventRow, list_events
 from metering.queries.exports import Cell, Column, ColumnKind
-from metering.sql.tail_events import TailEvent
 from usage_reports.gateway.domain import number
 from usage_reports.gateway.engine import REQUESTS, Selection, find_metrics
 

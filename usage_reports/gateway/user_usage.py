@@ -14,7 +14,7 @@ from django.conf import settings
 from django.utils.module_loading import import_string
 
 from accounts.models import Customer, Organization
-from metering.dialects.gateway.models import Route
+from metering.dialects.gateway.queries.routes import list_routes
 from metering.domain import Span, local_date, month_start
 from metering.models import Metric, PeriodType
 from metering.queries import usage_zone
@@ -76,7 +76,7 @@ def get_user_usage(
 
 def route_names(organization: Organization) -> dict[str | None, str]:
     """Return the names of the organization's routes by their codes. One query."""
-    return dict(Route.objects.for_organization(organization).values_list("code", "name"))
+    return dict(list_routes(organization=organization).values_list("code", "name"))
 
 
 def _cycle_day(metric: Metric | None, customer: Customer) -> int:

@@ -26,6 +26,8 @@ from metering.dialects.gateway.latency import MAX_LATENCY_MS, find_bucket
 from metering.incoming import IncomingEvent, MalformedEvent
 
 ANONYMOUS = "anonymous"
+# The code of a record whose expression gave no number, where its route's policy is to reject it.
+METERING_ERROR = "metering_error"
 UNIT_PROPERTY = "metered_units"
 # Of every event of a request, besides the units: no metric of a route's own may take one of these.
 EVENT_PROPERTIES = frozenset(
@@ -50,6 +52,7 @@ EVENT_PROPERTIES = frozenset(
 MAX_BYTES = 10**15
 MAX_TEXT_CHARACTERS = 2048  # of a path, of a query
 MAX_PARAMETERS = 100
+MAX_ADDRESS_CHARACTERS = 64  # the longest of IPv6 and the name of an interface as its zone have 61
 
 _Name = Annotated[str, msgspec.Meta(max_length=256)]
 _Path = Annotated[str, msgspec.Meta(max_length=MAX_TEXT_CHARACTERS)]
@@ -72,7 +75,7 @@ class RequestRecord(msgspec.Struct, forbid_unknown_fields=True):
     request_bytes: _Bytes = 0
     response_bytes: _Bytes = 0
     error_code: _Name | None = None
-    ip_address: str | None = None
+    ip_address: Annotated[str, msgspec.Meta(max_length=MAX_ADDRESS_CHARACTERS)] | None = None
     # JSON, decoded where a route's expression asks for it, and never stored.
     request_body: msgspec.Raw = msgspec.Raw()
     response_body: msgspec.Raw = msgspec.Raw()
@@ -95,6 +98,8 @@ class TranslatedBatch:
     events: list[IncomingEvent | MalformedEvent] = field(default_factory=list)
     # By index: the expression failed, and the policy gave the units or refused the record.
     metering_errors: dict[int, MeteringError] = field(default_factory=dict)
+    # By index: what is told of the records that were refused for it, as events that say why and have no units.
+    unmetered: dict[int, IncomingEvent] = field(default_factory=dict)
 
 
 class RefusedField(Exception):
@@ -230,21 +235,27 @@ def _translate(
         "request_bytes": record.request_bytes,
         "response_bytes": record.response_bytes,
     }
-    _add_units(index, record, metering, latency, properties, batch)
     route_id = metering.route_id if metering else record.route_id
     optional = {"route_id": route_id, "api_key_id": record.api_key_id, "error_code": record.error_code}
     if rules.is_path_stored:
         optional |= {"path": path, "query_params": query}
     if record.ip_address:
-        optional["ip_address"] = _stored_ip(record.ip_address, rules.ip_storage)
+        optional["ip_address"] = _find_kept_ip(record.ip_address, rules.ip_storage)
     properties |= {name: text for name, text in optional.items() if text}
-    return IncomingEvent(
+    error = _add_units(record, metering, latency, properties)
+    event = IncomingEvent(
         idempotency_key=record.request_id,
         customer=record.user_id or ANONYMOUS,
         type=EVENT_TYPE,
         timestamp=record.timestamp,
         properties=properties,
     )
+    if error is not None:
+        batch.metering_errors[index] = error
+        if UNIT_PROPERTY not in properties:
+            batch.unmetered[index] = event
+            raise RefusedField("metering_expr", f"{error.code}: {error.message}", METERING_ERROR)
+    return event
 
 
 def _find_metering(table: RouteTable, route_id: str | None, method: str, path: str) -> Metering | None:
@@ -255,18 +266,14 @@ def _find_metering(table: RouteTable, route_id: str | None, method: str, path: s
 
 
 def _add_units(
-    index: int,
-    record: RequestRecord,
-    metering: Metering | None,
-    latency: int | Decimal,
-    properties: dict[str, Any],
-    batch: TranslatedBatch,
-) -> None:
-    """Add what the request is metered at. Raises `RefusedField` where the route's policy is to reject."""
+    record: RequestRecord, metering: Metering | None, latency: int | Decimal, properties: dict[str, Any]
+) -> MeteringError | None:
+    """Add what the request is metered at. Return why its expression said nothing; by the route's policy it then has
+    some units all the same, or none and is refused."""
     properties["metering_mode"] = metering.mode if metering else "request"
     if metering is None:
         properties[UNIT_PROPERTY] = 1
-        return
+        return None
     facts = Record(
         status=record.status_code,
         latency_ms=latency,
@@ -275,17 +282,19 @@ def _add_units(
         request_body=record.request_body,
         response_body=record.response_body,
     )
+    failure: MeteringError | None = None
     try:
         units = metering.count_units(facts)
     except MeteringError as error:
-        batch.metering_errors[index] = error
-        if metering.policy == "reject":
-            raise RefusedField("metering_expr", f"{error.code}: {error.message}", "metering_error") from None
-        units = Decimal(metering.policy == "one")
+        failure = error
         properties["metering_error"] = error.code
+        if metering.policy == "reject":
+            return failure
+        units = Decimal(metering.policy == "one")
     properties[UNIT_PROPERTY] = units
     if metering.unit_property:
         properties[metering.unit_property] = units
+    return failure
 
 
 def _latency(value: Any) -> int | Decimal:
@@ -329,21 +338,32 @@ def _encode_query(parameters: dict[str, Any]) -> str:
     return urlencode(pairs)
 
 
+def _find_kept_ip(text: str, storage: str) -> str:
+    """Return what is kept of an address; empty: nothing, and then nobody remembers it either."""
+    if storage == "off":
+        _read_ip(text)
+        return ""
+    return _stored_ip(text, storage)
+
+
 @lru_cache(maxsize=4096)
 def _stored_ip(text: str, storage: str) -> str:
-    """Return what is kept of an address; empty: nothing. Cut off, it names a network of /24 or /48 bits."""
+    """Return the address or, cut off, the network of /24 or /48 bits. The text is short: it stays in memory."""
+    address = _read_ip(text)
+    if storage == "full":
+        return str(address)
+    dropped = 8 if isinstance(address, IPv4Address) else 80
+    return str(type(address)(int(address) >> dropped << dropped))
+
+
+def _read_ip(text: str) -> IPv4Address | IPv6Address:
     try:
         address = ip_address(text)
     except ValueError:
         raise RefusedField("ip_address", "An IPv4 or IPv6 address.") from None
     if isinstance(address, IPv6Address):
-        address = address.ipv4_mapped or IPv6Address(int(address))  # without the zone of a link-local one
-    if storage == "off":
-        return ""
-    if storage == "full":
-        return str(address)
-    dropped = 8 if isinstance(address, IPv4Address) else 80
-    return str(type(address)(int(address) >> dropped << dropped))
+        return address.ipv4_mapped or IPv6Address(int(address))  # without the zone of a link-local one
+    return address
 
 
 # --- verdicts -------------------------------------------------------------------------------------------------

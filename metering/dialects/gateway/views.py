@@ -12,7 +12,6 @@ from accounts.access import Caller
 from accounts.domain import Scope
 from accounts.pages import organization_page, render_page
 from common.errors import ApplicationError, InvalidInput
-from metering.dialects.gateway.api.routes import in_words_of_model
 from metering.dialects.gateway.contexts.routes import check_typed, get_route_form_page, get_route_list
 from metering.dialects.gateway.contexts.settings import SettingsPage
 from metering.dialects.gateway.forms import CheckForm, RouteForm, SettingsForm
@@ -45,7 +44,7 @@ def new_route(request: HttpRequest, caller: Caller) -> HttpResponse:
 def _create_route(caller: Caller, form: RouteForm) -> Route | None:
     """Return the new route, or None where the form has the refusal now."""
     try:
-        fields = in_words_of_model(caller, form.body())
+        fields = route_services.name_metric(organization=caller.organization, fields=form.body())
         return route_services.create_route(
             organization=caller.organization,
             definition=route_services.RouteDefinition(code=fields.pop("id", ""), **fields),
@@ -66,7 +65,7 @@ def edit_route(request: HttpRequest, caller: Caller, code: str) -> HttpResponse:
     form = RouteForm(request.POST or None, metrics=metrics, route=found)
     if form.is_valid():
         try:
-            changes = in_words_of_model(caller, form.body())
+            changes = route_services.name_metric(organization=caller.organization, fields=form.body())
             route_services.update_route(route=found, changes=changes, actor=caller.actor, now=timezone.now())
         except ApplicationError as error:
             form.add_refusal(error)

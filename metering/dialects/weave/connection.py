@@ -27,6 +27,7 @@ from metering.dialects.weave.wire import (
     encode_ack,
     open_message,
     open_stream,
+    set_aside,
 )
 from metering.dialects.weave.wire.handshake import MAX_PING_BYTES, Handshake, Refusal
 from metering.dialects.weave.wire.msgpack_stream import RawMessage
@@ -93,6 +94,9 @@ class ForwardConnection(asyncio.Protocol):
         self._batch: list[Any] = []
         self._opened: Iterator[Any] | None = None
         self._delivery: Delivery | None = None
+        # The message that is being opened, and where in the stream a failure was that nobody foresaw.
+        self._message: Any = None
+        self._failed_at = -1
         # How much of the stream (and of what was inflated) was accounted for.
         self._accounted = 0
         self._inflated = 0
@@ -175,6 +179,8 @@ class ForwardConnection(asyncio.Protocol):
         except Undecodable as error:
             self._turn_deaf(str(error))
             is_done = True
+        except Exception as error:  # asyncio would close the connection, and what it sent before would be lost
+            is_done = self._pass_over_failure(error)
         self._submit()
         if is_done:
             self._account_held()
@@ -201,6 +207,11 @@ class ForwardConnection(asyncio.Protocol):
             self._transport.write(reply)
             ACKNOWLEDGEMENTS.inc()
         self._finish_if_done()
+
+    def abort(self) -> None:
+        """Give the connection up: it failed, and the sender sends again what was not acknowledged."""
+        if self._transport is not None:
+            self._transport.abort()
 
     def close(self) -> None:
         """Close after what was written is sent."""
@@ -245,6 +256,7 @@ class ForwardConnection(asyncio.Protocol):
         if self._handshake is not None:
             self._shake_hands(self._handshake, message)
             return
+        self._message = message
         try:
             carried = open_message(message)
         except ChunkTooLarge as error:
@@ -271,13 +283,32 @@ class ForwardConnection(asyncio.Protocol):
                 self._submit()
             if count >= limit or not self._hub.has_room:
                 return count
-        self._opened = None
+        self._close_opened()
+        return count
+
+    def _close_opened(self) -> None:
+        self._opened = self._message = None
         if self._delivery is not None:
             self._submit()
             delivery, self._delivery = self._delivery, None
             delivery.is_complete = True
             delivery.settle()
-        return count
+
+    def _pass_over_failure(self, error: Exception) -> bool:
+        """Quarantine the message whose reading failed, so that what follows it counts; return whether nothing does.
+
+        It is acknowledged, for its sender would send it for ever.
+        """
+        logger.error("a message could not be read", peer=self._peer, exc_info=error)
+        stream = self._stream
+        if stream is None or self._handshake is not None or stream.taken_bytes == self._failed_at:
+            self._turn_deaf("reading fails")
+            return True
+        self._failed_at = stream.taken_bytes
+        if self._message is not None:
+            self._batch.append(set_aside(self._message, error))
+        self._close_opened()
+        return False
 
     def _submit(self) -> None:
         if not self._batch:

@@ -62,11 +62,11 @@ def read_record(record: Any) -> AmountRecord:
     """Return the record with every field of the right type. Raises `UnreadableRecord`."""
     try:
         amount = msgspec.convert(record, AmountRecord)
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, UnicodeError):
         # Old senders write text as binary.
         try:
             amount = msgspec.convert(as_text(record), AmountRecord)
-        except (msgspec.ValidationError, UnicodeDecodeError) as error:
+        except (msgspec.ValidationError, UnicodeError, RecursionError) as error:
             raise UnreadableRecord(str(error)) from None
     if has_broken_text(amount):
         raise UnreadableRecord("The record holds text that is not UTF-8, or NUL.")
@@ -152,7 +152,9 @@ def encode_record(record: Any) -> str:
     """Return the record as JSON text, whatever it holds, with the same text for the same content."""
     try:
         return _encoder.encode(_plain_content(record)).decode()
-    except (UnicodeEncodeError, RecursionError, TypeError, ValueError, OverflowError):
+    except RecursionError:
+        return "It is nested too deeply to be shown."
+    except (UnicodeEncodeError, TypeError, ValueError, OverflowError):
         return ascii(record)
 
 

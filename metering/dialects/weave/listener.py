@@ -13,9 +13,11 @@ import socket
 import struct
 import termios
 import time
+from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import structlog
 
@@ -37,6 +39,11 @@ class PortTaken(Exception):
     """The port cannot be listened on; the message says which and why."""
 
 
+class Address(NamedTuple):
+    host: str
+    port: int
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What the listener holds at most."""
@@ -44,6 +51,7 @@ class Limits:
     waiting_records: int = 20_000
     waiting_bytes: int = 32 * 1024 * 1024
     held_bytes: int = 64 * 1024 * 1024
+    # Of each port: who holds all of the open one's keeps nobody from the one with the shared key.
     connections: int = 1_000
     # At the end: how long senders may go on before reading stops, and how long storing may take after that.
     drain_seconds: float = 4.0
@@ -61,8 +69,17 @@ class ForwardListener:
     ) -> None:
         self._limits = limits or Limits()
         self._shared_key = shared_key
-        self._writers = Writers(on_stored=self._note_stored, count=writer_count, linger_seconds=linger_seconds)
-        self._connections: set[ForwardConnection] = set()
+        self._writers = Writers(
+            on_stored=self._note_stored,
+            on_failed=self._note_failed,
+            count=writer_count,
+            linger_seconds=linger_seconds,
+        )
+        # Set when a writer is dead: what it held is never settled, so the process has to end.
+        self.failed = asyncio.Event()
+        # All connections with the port that they came by, and how many each port has.
+        self._connections: dict[ForwardConnection, socket.socket] = {}
+        self._counts: Counter[socket.socket] = Counter()
         # Connections that asyncio has yet to take over.
         self._opening: set[asyncio.Task[None]] = set()
         self._servers: list[socket.socket] = []
@@ -108,25 +125,30 @@ class ForwardListener:
         return change <= 0 or self._held_bytes <= self._limits.held_bytes
 
     def forget(self, connection: ForwardConnection) -> None:
-        if connection in self._connections:
-            is_full = len(self._connections) >= self._limits.connections
-            self._connections.discard(connection)
-            CONNECTIONS.set(len(self._connections))
-            if is_full:
-                for server in self._servers:
-                    self._watch(server)
+        server = self._connections.pop(connection, None)
+        if server is None:
+            return
+        CONNECTIONS.set(len(self._connections))
+        was_full = self._counts[server] >= self._limits.connections
+        self._counts[server] -= 1
+        if was_full:
+            self._watch(server)
 
     def _note_stored(self, parcels: list[Parcel]) -> None:
         with suppress(RuntimeError):  # the loop is closed: the listener gave up waiting for this
             self._running_loop.call_soon_threadsafe(self._settle, parcels)
 
+    def _note_failed(self) -> None:
+        with suppress(RuntimeError):
+            self._running_loop.call_soon_threadsafe(self.failed.set)
+
     def _settle(self, parcels: list[Parcel]) -> None:
         for parcel in parcels:
             self._waiting_records -= len(parcel.records)
             self._waiting_bytes -= parcel.size
-            if parcel.delivery is not None:
-                parcel.delivery.pending -= 1
-                parcel.delivery.settle()
+            if (delivery := parcel.delivery) is not None:
+                delivery.pending -= 1
+                self._attempt(delivery.connection, delivery.settle)
         WAITING_RECORDS.set(self._waiting_records)
         limits = self._limits
         # Half empty before reading goes on: not every parcel should wake every connection.
@@ -137,22 +159,29 @@ class ForwardListener:
         ):
             self._is_open = True
             for connection in list(self._connections):
-                connection.go_on()
+                self._attempt(connection, connection.go_on)
+
+    def _attempt(self, connection: ForwardConnection, action: Callable[[], None]) -> None:
+        """Do it; where it fails, that costs this connection alone and not those whose turn comes after it."""
+        try:
+            action()
+        except Exception:
+            logger.exception("a connection failed")
+            connection.abort()
 
     # --- sockets ----------------------------------------------------------------------------------
 
-    async def start(self, host: str, port: int, *, secure_port: int | None = None) -> None:
-        """Listen. Raises `PortTaken`."""
+    async def start(self, *, open_address: Address | None = None, secure_address: Address | None = None) -> None:
+        """Listen at one of the addresses or at both; port 0 is any that is free. Raises `PortTaken`."""
         self._loop = asyncio.get_running_loop()
-        servers = [bind_port(host, port)]
-        if secure_port is not None:
-            servers.append(bind_port(host, secure_port))
-            self._secured.add(servers[1])
+        self._servers = [bind_port(*address) for address in (open_address, secure_address) if address]
+        if secure_address:
+            self._secured.add(self._servers[-1])
         self._writers.start()
-        self._servers = servers
-        for server in servers:
+        for server in self._servers:
             self._watch(server)
-            await self._answer_heartbeats(host, server.getsockname()[1])
+            host, port, *_ = server.getsockname()
+            await self._answer_heartbeats(host, port)
 
     @property
     def _running_loop(self) -> asyncio.AbstractEventLoop:
@@ -179,8 +208,8 @@ class ForwardListener:
             self._running_loop.add_reader(server, self._accept, server)
 
     def _accept(self, server: socket.socket) -> None:
-        """Accept whoever waits, while there are slots; beyond them senders wait in the backlog."""
-        while len(self._connections) < self._limits.connections:
+        """Accept whoever waits, while the port has slots; beyond them senders wait in the backlog."""
+        while self._counts[server] < self._limits.connections:
             try:
                 client, _ = server.accept()
             except (BlockingIOError, ConnectionAbortedError):
@@ -190,16 +219,16 @@ class ForwardListener:
                 self._running_loop.remove_reader(server)
                 self._running_loop.call_later(ACCEPT_RETRY_SECONDS, self._watch, server)
                 return
-            self._welcome(client, self._open_handshake() if server in self._secured else None)
-        for other in self._servers:
-            self._running_loop.remove_reader(other)  # until a connection is closed
+            self._welcome(client, server)
+        self._running_loop.remove_reader(server)  # until one of its connections is closed
 
-    def _welcome(self, client: socket.socket, handshake: Handshake | None) -> None:
+    def _welcome(self, client: socket.socket, server: socket.socket) -> None:
         client.setblocking(False)
         # A sender that is gone without a word is noticed some day.
         client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        connection = ForwardConnection(self, handshake)
-        self._connections.add(connection)
+        connection = ForwardConnection(self, self._open_handshake() if server in self._secured else None)
+        self._connections[connection] = server
+        self._counts[server] += 1
         CONNECTIONS.set(len(self._connections))
         task = asyncio.ensure_future(self._open(client, connection))
         self._opening.add(task)
@@ -221,7 +250,8 @@ class ForwardListener:
         """
         await self._stop_accepting()
         deadline = time.monotonic() + self._limits.drain_seconds
-        while time.monotonic() < deadline and not self._is_quiet():
+        # What a dead writer held is never stored: there is no quiet to wait for.
+        while time.monotonic() < deadline and not self._is_quiet() and not self.failed.is_set():
             await asyncio.sleep(QUIET_POLL_SECONDS)
         self._is_ending = True
         for connection in self._connections:

@@ -22,6 +22,9 @@ AMOUNTS = Counter(
 ACKNOWLEDGEMENTS = Counter("meterbook_forward_acks", "Chunks acknowledged after their records were stored.")
 STREAMS_LOST = Counter("meterbook_forward_undecodable_streams", "Connections whose rest could not be decoded.")
 CHUNKS_REFUSED = Counter("meterbook_forward_chunks_refused", "Messages that were larger than the listener holds.")
+QUARANTINE_DROPPED = Counter(
+    "meterbook_forward_quarantine_dropped", "Quarantined records of nobody that were too many or too old to keep."
+)
 # There is one listener: what the one before it said when it was killed is no longer true.
 CONNECTIONS = Gauge(
     "meterbook_forward_connections", "Open connections of the forward listener.", multiprocess_mode="mostrecent"

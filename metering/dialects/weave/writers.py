@@ -17,10 +17,12 @@ import msgspec
 import structlog
 from django.db import InterfaceError, InternalError, OperationalError, ProgrammingError, connection
 
-from metering.dialects.weave.domain import Arrival, Refused
+from metering.dialects.weave.domain import Arrival, Refused, encode_record
 from metering.dialects.weave.models import QuarantineReason
 from metering.dialects.weave.services.intake import store_records
 from metering.dialects.weave.services.quarantine import keep_refused
+from metering.dialects.weave.wire import Unreadable
+from metering.dialects.weave.wire.messages import MAX_SHOWN_BYTES
 from metering.domain import MAX_BATCH_EVENTS
 
 # A parcel is part of one batch.
@@ -29,6 +31,11 @@ WRITER_COUNT = 2
 # How long a batch that is not full waits for more: a commit costs about as much, and the rollup likes fewer batches.
 LINGER_SECONDS = 0.008
 RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
+# An error that may be the schema's, in the middle of a migration, or a record's: after so many attempts, about ten
+# seconds, it is taken for a record's.
+PATIENT_ATTEMPTS = 8
+# A value is too large for an index, a row, the protocol: the database is not away.
+_LIMIT_EXCEEDED = "54"
 
 logger = structlog.get_logger("meterbook.forward")
 
@@ -44,16 +51,20 @@ class Parcel(msgspec.Struct, eq=False):
 
 
 class Writers:
-    """`submit` from the loop; `on_stored` is called from a writer's thread, after the commit."""
+    """`submit` from the loop; the others are called from a writer's thread: `on_stored` after the commit, `on_failed`
+    when the writer ends although there is more to store.
+    """
 
     def __init__(
         self,
         *,
         on_stored: Callable[[list[Parcel]], None],
+        on_failed: Callable[[], None],
         count: int = WRITER_COUNT,
         linger_seconds: float = LINGER_SECONDS,
     ) -> None:
         self._on_stored = on_stored
+        self._on_failed = on_failed
         self._linger = linger_seconds
         self._parcels: deque[Parcel] = deque()
         self._record_count = 0
@@ -95,6 +106,9 @@ class Writers:
                 parcels = self._take()
                 if parcels and self._store(parcels):
                     self._on_stored(parcels)
+        except Exception:
+            logger.exception("a writer failed; its records were not acknowledged")
+            self._on_failed()
         finally:
             connection.close()
 
@@ -132,17 +146,18 @@ class Writers:
         arrivals = [Arrival(record, parcel.peer, parcel.received_at) for parcel in parcels for record in parcel.records]
         return self._store_arrivals(arrivals)
 
-    def _store_arrivals(self, arrivals: Sequence[Arrival]) -> bool:
+    def _store_arrivals(self, arrivals: Sequence[Arrival], *, patience: int = PATIENT_ATTEMPTS) -> bool:
+        """Store them, whatever it takes; `patience` is for errors of which it is unknown whose they are."""
         attempt = 0
         while not self._gave_up.is_set():
             try:
                 store_records(arrivals=arrivals, now=datetime.now(UTC))
-            except (OperationalError, InterfaceError, InternalError, ProgrammingError) as error:
-                # Away, full, or not migrated yet: nothing is wrong with the records.
+            except Exception as error:
+                if not (is_outage(error) or (is_doubtful(error) and attempt < patience)):
+                    # Whatever a record does, its neighbours are stored.
+                    return self._store_parts(arrivals, error)
                 self._wait_for_database(error, attempt)
                 attempt += 1
-            except Exception as error:  # whatever a record does, its neighbours are stored
-                return self._store_parts(arrivals, error)
             else:
                 return True
         return False
@@ -157,12 +172,45 @@ class Writers:
         connection.close()
         if len(arrivals) > 1:
             middle = len(arrivals) // 2
-            return self._store_arrivals(arrivals[:middle]) and self._store_arrivals(arrivals[middle:])
+            return self._store_arrivals(arrivals[:middle], patience=0) and self._store_arrivals(
+                arrivals[middle:], patience=0
+            )
         logger.error("a record could not be stored", exc_info=error)
-        reason = f"Storing it failed: {type(error).__name__}."
-        try:
-            keep_refused(refused=[Refused(arrivals[0], QuarantineReason.MALFORMED, reason)])
-        except (OperationalError, InterfaceError) as outage:
-            self._wait_for_database(outage, 0)
-            return self._store_arrivals(arrivals)
-        return True
+        return self._quarantine(arrivals[0], f"Storing it failed: {type(error).__name__}.")
+
+    def _quarantine(self, arrival: Arrival, reason: str) -> bool:
+        """Keep a record that could not be stored; of one that cannot be kept either, that there was one."""
+        attempt, is_trace = 0, False
+        while not self._gave_up.is_set():
+            try:
+                keep_refused(refused=[Refused(arrival, QuarantineReason.MALFORMED, reason)])
+            except Exception as error:
+                connection.close()
+                if is_outage(error) or is_doubtful(error):
+                    self._wait_for_database(error, attempt)
+                    attempt += 1
+                elif is_trace:
+                    raise
+                else:
+                    logger.exception("a record could not be quarantined")
+                    arrival, is_trace = Arrival(_trace_of(arrival.record), arrival.peer, arrival.received_at), True
+            else:
+                return True
+        return False
+
+
+def is_outage(error: Exception) -> bool:
+    """Tell whether the database is away, full, or at its limits: nothing is wrong with the records."""
+    if not isinstance(error, (OperationalError, InterfaceError)):
+        return False
+    return not (getattr(error.__cause__, "sqlstate", None) or "").startswith(_LIMIT_EXCEEDED)
+
+
+def is_doubtful(error: Exception) -> bool:
+    """Tell whether the error may pass, after a migration, or be a record's."""
+    return isinstance(error, (InternalError, ProgrammingError))
+
+
+def _trace_of(record: Any) -> Unreadable:
+    """Return what any database takes: the record's beginning as printable ASCII, without fields."""
+    return Unreadable("", ascii(encode_record(record))[:MAX_SHOWN_BYTES])

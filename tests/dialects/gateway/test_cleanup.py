@@ -12,6 +12,7 @@ from django.db import connection, transaction
 from django.test import Client
 
 from accounts.models import AuditEntry, Customer, Organization
+from common.errors import InvalidInput
 from metering.catalogs.api_gateway import EVENT_TYPE
 from metering.dialects.gateway import tasks
 from metering.dialects.gateway.models import GatewaySettings
@@ -20,7 +21,7 @@ from metering.dialects.gateway.services.cleanup import Cleanup, clean_up_by_hand
 from metering.domain import Span
 from metering.models import Event, EventVoid, IngestBatch, Metric, RollupDay, RollupHour, Series, TypeHorizon
 from metering.queries.reading import RangeNotKept, Reading
-from metering.services import type_retention
+from metering.services import ingest, type_retention
 from metering.services.metrics import install_catalog
 from metering.services.rebuild import repair_slice, verify_slice
 from metering.services.voids import TooOldToVoid
@@ -120,6 +121,7 @@ class TestByHand:
         assert by_hand(meter).deleted.rows == {}
 
     def test_a_range_that_cuts_an_hour_is_refused_for_requests_alone(self, meter: Meter) -> None:
+        meter.send_all(request("late", OLD), at=meter.now)
         by_hand(meter)
 
         with pytest.raises(RangeNotKept):
@@ -128,7 +130,6 @@ class TestByHand:
             meter.usage("api_requests", *AUTUMN, as_of=meter.now)
         assert meter.value("other", OLD, AUTUMN[1]) == 15
         assert meter.value("api_requests", KEPT_FROM, RECENT + timedelta(microseconds=1)) == 1
-        meter.send_all(request("late", OLD), at=meter.now)
         with pytest.raises(TooOldToVoid):
             meter.void("late")
 
@@ -148,6 +149,39 @@ class TestByHand:
 
         assert keys(meter)[-1] == "late"
         assert meter.send(request("late", OLD)).duplicates == 1
+        assert [error.code for error in meter.send(request("late", OLD + HOUR)).errors] == ["conflict"]
+
+    def test_a_repetition_of_what_went_is_refused_and_not_counted_again(self, meter: Meter) -> None:
+        """Nothing tells it from a new one any more."""
+        by_hand(meter)
+        other_old = {**request("other late", OLD), "type": "other", "value": 5}
+
+        # The sender's organization is as it was when it asked: this process has not heard of the horizon.
+        again = meter.send(request("old 1", OLD), request("new", RECENT), other_old)
+
+        assert again.stored == 2  # raw events of the other type are all kept
+        assert [(error.index, error.code, error.field) for error in again.errors] == [(0, "event_too_old", "timestamp")]
+        whole = meter.send(request("old 1", KEPT_FROM - timedelta(microseconds=1)), request("old 2", KEPT_FROM))
+        assert (whole.stored, [error.index for error in whole.errors]) == (1, [0])
+        with pytest.raises(InvalidInput):
+            meter.send(request("newer", RECENT), request("old 1", OLD), is_atomic=True)
+        meter.roll_up()
+        assert "newer" not in keys(meter)
+        assert meter.value("api_requests", *AUTUMN) == 3 + 2
+
+    def test_a_repetition_is_refused_also_by_who_examined_it_before_the_horizon_moved(
+        self, meter: Meter, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store = ingest._store
+
+        def clean_first(*arguments: Any) -> None:
+            monkeypatch.setattr(ingest, "_store", store)
+            by_hand(meter)
+            store(*arguments)
+
+        monkeypatch.setattr(ingest, "_store", clean_first)
+
+        assert [error.code for error in meter.send(request("old 1", OLD)).errors] == ["event_too_old"]
 
     def test_voids_go_with_their_event(self, meter: Meter) -> None:
         meter.void("old 1")
@@ -335,12 +369,13 @@ class TestTotals:
     def test_a_late_request_does_not_bring_a_part_of_a_total_back(self, meter: Meter) -> None:
         for _ in range(2):
             by_settings(meter, self.LATER + HOUR)
-        meter.send_all(request("late", OLD), at=self.LATER + 2 * HOUR)
+        refused = meter.send(request("late", OLD), at=self.LATER + 2 * HOUR).errors
         meter.roll_up(at=self.LATER + 2 * HOUR)
+        assert [error.code for error in refused] == ["event_too_old"]
 
         with pytest.raises(RangeNotKept):
             meter.usage("api_requests", *AUTUMN)
-        assert by_settings(meter, self.LATER + 3 * HOUR).deleted.rows["days"] == 10
+        assert "days" not in by_settings(meter, self.LATER + 3 * HOUR).deleted.rows
         assert differences(meter) == []
 
 
@@ -411,6 +446,8 @@ class TestBesideIngest:
     def test_ingest_does_not_wait_for_a_step_that_is_not_committed(self, big: Meter) -> None:
         """However slow the disk: whoever waits here waits for ever, or until the lock's time is up."""
         by_settings(big, big.now)
+        rows = Event.objects.for_organization(big.organization).filter(idempotency_key__startswith="many")
+        going = list(rows.order_by("occurred_at").values_list("idempotency_key", "occurred_at")[:100])
         has_deleted, has_sent = threading.Event(), threading.Event()
 
         def delete() -> int:
@@ -424,12 +461,14 @@ class TestBesideIngest:
             assert has_deleted.wait(60)
             with connection.cursor() as cursor:
                 cursor.execute("SET lock_timeout = '10s'")
+            big.organization.refresh_from_db()  # as every request does
             fresh = [request(f"fresh {number}", big.now) for number in range(100)]
-            stored = big.send_all(*fresh, *[request(f"as old {number}", OLD) for number in range(100)]).stored
+            answer = big.send(*fresh, *[request(key, at) for key, at in going])
+            assert {error.code for error in answer.errors} == {"event_too_old"}
             has_sent.set()
-            return stored
+            return answer.stored
 
-        assert race([delete, send]) == [type_retention.STEP_ROWS, 200]
+        assert race([delete, send]) == [type_retention.STEP_ROWS, 100]
 
     def test_totals_stay_while_both_are_at_it(self, big: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(type_retention, "STEP_ROWS", 500)

@@ -351,7 +351,15 @@ class Killed(BaseException):
 class TestRestart:
     @pytest.mark.parametrize(
         "stage",
-        ["roll_up_known", "_delete_events", "_rename_members", "_delete_inbox", "iterate_replacements", "_finish"],
+        [
+            "roll_up_known",
+            "_delete_events",
+            "_rename_members",
+            "_rename_dimensions",
+            "_delete_inbox",
+            "iterate_replacements",
+            "_finish",
+        ],
     )
     def test_whatever_dies_the_next_run_ends_it(
         self, gateway: Client, org: Organization, monkeypatch: pytest.MonkeyPatch, stage: str

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -15,8 +16,11 @@ from django.utils import timezone
 from accounts.models import Organization, Scope
 from accounts.services import update_organization
 from common.telemetry import METERING_ERRORS
+from metering.dialects.gateway import recording
 from metering.dialects.gateway.models import GatewaySettings
-from metering.models import Event, Metric
+from metering.dialects.gateway.services import refusals as refusals_service
+from metering.models import Event, InboxEvent, Metric
+from metering.services.inbox import discard_inbox, replay_inbox
 from tests import factories
 
 pytestmark = pytest.mark.django_db
@@ -76,6 +80,7 @@ BAD_FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"error_code": "e" * 257}, "error_code", "invalid_error_code"),
     ({"ip_address": "localhost"}, "ip_address", "invalid_ip_address"),
     ({"ip_address": "1.2.3.256"}, "ip_address", "invalid_ip_address"),
+    ({"ip_address": "fe80::1%" + "z" * 57}, "ip_address", "invalid_ip_address"),
     ({"timestamp": "2026-02-30T00:00:00Z"}, "timestamp", "invalid_timestamp"),
     ({"timestamp": "2026-11-20T10:00:00"}, "timestamp", "invalid_timestamp"),
     ({"timestamp": "2999-01-01T00:00:00Z"}, "timestamp", "timestamp_in_future"),
@@ -140,6 +145,11 @@ class TestBody:
         for body, status, code in NO_RECORDS:
             answer = send(api_client, body)
             assert (answer.status_code, answer.json()["code"]) == (status, code), body[:100]
+
+    def test_with_a_length_that_is_no_number_is_refused(self, api_client: Client) -> None:
+        for length, status in (("abc", 400), ("-1", 400), ("\u0663", 400), ("9" * 5000, 413)):
+            answer = api_client.post("/v1/requests", b"[]", content_type=JSON, CONTENT_LENGTH=length)
+            assert answer.status_code == status, length
 
     def test_of_another_type_and_parameters_are_refused(self, api_client: Client) -> None:
         assert api_client.post("/v1/requests", "x", content_type="text/plain").status_code == 415
@@ -329,6 +339,19 @@ class TestPrivacy:
         told(api_client, [served(request_id=address, ip_address=address) for address in addresses])
 
         assert [properties(org, address).get("ip_address") for address in addresses] == kept
+
+    def test_addresses_that_are_not_kept_are_not_remembered_and_long_ones_never(
+        self, api_client: Client, org: Organization
+    ) -> None:
+        GatewaySettings.objects.create(organization=org, usage_store_ip="off")
+        remembered = recording._stored_ip.cache_info().currsize
+
+        assert told(api_client, served(ip_address="203.0.113.201"))["stored"] == 1
+        assert refusals(api_client, served(ip_address="no address")) == [(0, "ip_address", "invalid_ip_address")]
+        GatewaySettings.objects.filter(organization=org).update(usage_store_ip="full")
+        told(api_client, served(ip_address="fe80::1%" + "a" * 2**20))
+
+        assert recording._stored_ip.cache_info().currsize == remembered
 
     def test_addresses_are_cut_off_unless_somebody_says_otherwise(self, api_client: Client, org: Organization) -> None:
         told(api_client, served(request_id="r", ip_address="198.51.100.23"))
@@ -546,6 +569,98 @@ class TestMeteringErrors:
 
         grown = {policy: count - before.get(policy, 0) for policy, count in self.exported().items()}
         assert grown == {"reject": 2, "zero": 1, "one": 1}
+
+    def test_that_cost_the_record_are_told_to_its_organization(
+        self, api_client: Client, outsider_client: Client, org: Organization
+    ) -> None:
+        self.make_routes(api_client)
+        now = timezone.now()
+        refused = served(request_id="r", route_id="reject", path="/ask", request_body={"prompt": "a secret"})
+
+        told(api_client, [refused, served(request_id="z", route_id="zero")])
+        told(api_client, [refused])  # the sender tries again
+
+        [row] = InboxEvent.objects.for_organization(org)
+        assert (row.code, row.idempotency_key, row.state) == ("metering_error", "r", "waiting")
+        assert "secret" not in row.payload
+        [entry] = [entry for entry in self.logged(api_client) if entry["code"] == "metering_error"]
+        assert entry["details"].items() >= {"route_id": "reject", "path": "/ask", "idempotency_key": "r"}.items()
+        assert entry["message"].startswith("A request was refused: missing_field: ")
+        assert self.errors(api_client) == {
+            "total": 1,
+            "by_code": {"missing_field": 1},
+            "refused": {"total": 1, "by_code": {"missing_field": 1}},
+        }
+        assert self.errors(api_client, route="zero")["refused"]["total"] == 0
+        assert self.errors(api_client, user="usr_1", route="reject")["refused"]["total"] == 1
+        tomorrow = f"{now + timedelta(days=1):%Y-%m-%d}"
+        assert self.errors(api_client, **{"from": tomorrow, "to": tomorrow})["refused"]["total"] == 0
+        assert usage(api_client, "api_requests") == "1"
+        outsiders = outsider_client.get("/v1/logs", {"filter": "usage"}).json()["data"]
+        assert not [entry for entry in outsiders if entry["code"] == "metering_error"]
+
+    def test_that_cost_the_record_can_be_replayed_without_units_or_discarded(
+        self, api_client: Client, org: Organization, now: Any
+    ) -> None:
+        self.make_routes(api_client)
+        told(api_client, [served(request_id=key, route_id="reject") for key in ("kept", "dropped")])
+        ids = dict(InboxEvent.objects.for_organization(org).values_list("idempotency_key", "pk"))
+
+        discard_inbox(organization=org, ids=[ids["dropped"]], actor="test", now=now)
+        replay_inbox(organization=org, ids=None, actor="test", now=timezone.now())
+
+        assert (usage(api_client, "api_requests"), usage(api_client, "api_units")) == ("1", "0")
+        assert properties(org, "kept")["metering_error"] == "missing_field"
+        assert (self.errors(api_client)["total"], self.errors(api_client)["refused"]["total"]) == (1, 1)
+
+    def test_that_cost_the_record_are_kept_within_a_bound(
+        self, api_client: Client, org: Organization, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.make_routes(api_client)
+        monkeypatch.setattr(refusals_service, "MAX_KEPT", 5)
+
+        for batch in range(3):
+            told(api_client, [served(request_id=f"{batch}/{number}", route_id="reject") for number in range(4)])
+
+        kept = set(InboxEvent.objects.for_organization(org).values_list("idempotency_key", flat=True))
+        assert len(kept) == 5
+        assert kept >= {f"2/{number}" for number in range(4)}
+
+    def test_of_what_the_key_may_not_send_are_not_kept(
+        self, api_client: Client, org: Organization, api_client_for: Any
+    ) -> None:
+        self.make_routes(api_client)
+        customer = factories.make_customer(organization=org, external_id="ann")
+        bound = api_client_for(factories.make_api_key(organization=org, customer=customer))
+
+        told(bound, [served(route_id="reject", user_id="bea"), served(route_id="reject", user_id="ann")])
+        told(api_client, [served(route_id="reject", timestamp="never"), served(route_id="reject", request_id="")])
+
+        [row] = InboxEvent.objects.for_organization(org)
+        assert json.loads(row.payload)["customer"] == "ann"
+
+    def test_of_a_record_that_is_sent_again_count_once(self, api_client: Client) -> None:
+        self.make_routes(api_client)
+        before = self.exported()
+        batch = [served(route_id=policy, request_id=policy) for policy in ("reject", "zero", "one")]
+
+        told(api_client, batch)
+        told(api_client, batch)
+
+        grown = {policy: count - before.get(policy, 0) for policy, count in self.exported().items()}
+        assert grown == {"reject": 1, "zero": 1, "one": 1}
+
+    @staticmethod
+    def logged(client: Client) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = client.get("/v1/logs", {"filter": "usage"}).json()["data"]
+        return [entry for entry in found if entry["level"] == "warning"]
+
+    @staticmethod
+    def errors(client: Client, **query: str) -> dict[str, Any]:
+        answer = client.get("/admin/analytics/summary", query)
+        assert answer.status_code == 200, answer.content
+        found: dict[str, Any] = answer.json()["data"]["attributes"]["metering_errors"]
+        return found
 
     @staticmethod
     def exported() -> dict[str, float]:

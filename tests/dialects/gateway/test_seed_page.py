@@ -30,6 +30,7 @@ from meterbook.tracking.watch import Watch
 from accounts.models import Organization
 from accounts.services import IssuedKey
 from config.env import BASE_DIR
+from tests.billing.stripe_fake import FakeStripe
 from tests.clients.web_server import Servers, servers_on_test_database
 
 USER = "usr_seed"
@@ -50,9 +51,25 @@ class Installation:
     def get(self, path: str) -> httpx.Response:
         return httpx.get(self.servers.web.url + path, headers=self.headers, trust_env=False, timeout=SECONDS)
 
+    def write(self, method: str, path: str, content: dict[str, Any]) -> None:
+        url = self.servers.web.url + path
+        answer = httpx.request(method, url, json=content, headers=self.headers, trust_env=False, timeout=SECONDS)
+        assert answer.is_success, answer.text
+
 
 @pytest.fixture(scope="module")
-def servers(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+def stripe() -> Iterator[FakeStripe]:
+    """Stripe's meter endpoints, and the environment in which our servers find them."""
+    with FakeStripe(now=lambda: datetime.now(UTC)) as server, pytest.MonkeyPatch.context() as environment:
+        server.add_customer("cus_seed")
+        server.add_meter("api_units")
+        environment.setenv("STRIPE_API_KEY", server.key)
+        environment.setenv("STRIPE_API_BASE", server.url)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def servers(django_db_setup: None, stripe: FakeStripe, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     with servers_on_test_database(tmp_path_factory.mktemp("servers")) as servers:
         yield servers
 
@@ -199,11 +216,8 @@ LIVE_COMMANDS = [
     "apigate analytics live --user <id>",
     "apigate analytics live --status 5xx",
 ]
-# What belongs to billing, which this server does not have: one line, and status 2.
-BILLING_COMMANDS = [
-    "apigate billing usage --user <id> --period 2025-01",
-    "apigate billing report-usage --period 2025-01",
-]
+BILLING_USAGE = "apigate billing usage --user <id> --period 2025-01"
+REPORT_USAGE = "apigate billing report-usage --period 2025-01"
 
 
 def arguments_of(command: str) -> list[str]:
@@ -267,12 +281,36 @@ def test_live_commands_show_requests_as_they_come(page: Installation) -> None:
     assert all("502" in line for line in failed)
 
 
-@pytest.mark.usefixtures("page")
-def test_billing_commands_say_in_one_line_that_there_is_no_billing_here(capfd: pytest.CaptureFixture[str]) -> None:
-    for command in BILLING_COMMANDS:
-        status, output, errors = run(command, capfd)
-        assert (status, output, len(errors.splitlines())) == (2, "", 1), command
-        assert errors.startswith("meterbook: ")
+@pytest.fixture
+def pro(page: Installation, traffic: None) -> None:
+    """The page's plan with fewer units included, so that January has some beyond; and the names at Stripe."""
+    units = {"metric": "api_units", "model": "per_unit", "amount": "0.1", "included_quantity": 5_000}
+    subscription = {"customer": USER, "plan": "pro", "start": JANUARY.isoformat(), "anchor_day": 1, "zone": "UTC"}
+    page.write("POST", "/v1/plans", {"code": "pro", "name": "Pro", "currency": "USD", "prices": [units]})
+    page.write("POST", "/v1/subscriptions", subscription)
+    page.write("PUT", f"/v1/billing/stripe/customers/{USER}", {"stripe_customer_id": "cus_seed"})
+    page.write("PUT", "/v1/billing/stripe/meters/api_units", {"event_name": "api_units"})
+
+
+@pytest.mark.usefixtures("pro")
+def test_billing_commands_price_the_month_and_report_it(stripe: FakeStripe, capfd: pytest.CaptureFixture[str]) -> None:
+    status, output, errors = run(BILLING_USAGE, capfd)
+
+    assert (status, errors) == (0, "")
+    facts = {"plan": "Pro", "included_units": "5,000", "used_units": "8,234", "overage_units": "3,234"}
+    for fact, value in {"user_id": USER, "period": "2025-01", **facts}.items():
+        assert says(fact, value)(output)
+    assert says("overage_rate_cents", "0.1")(output)
+    assert says("overage_amount_cents", "323")(output)  # 323.4, rounded once
+
+    status, output, errors = run(REPORT_USAGE, capfd)
+
+    # Stripe takes usage of five weeks, which the page's January has left: every day of it is refused, and says so.
+    assert (status, errors) == (0, "")
+    assert {state: count for state, count in json.loads(output)["states"].items() if count} == {"rejected": 31}
+    status, output, errors = run(REPORT_USAGE.replace("2025-01", "current"), capfd)
+    assert (status, errors) == (0, "")
+    assert sum(event.value for event in stripe.events if event.customer == "cus_seed") == 4
 
 
 # --- the addresses --------------------------------------------------------------------------------------------

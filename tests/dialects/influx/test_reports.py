@@ -343,7 +343,23 @@ class TestBoundKeys:
 
         assert answer.status_code == 422
         assert answer.json()["errors"] == {"cluster_id": ["There is no such customer."]}
-        assert not Server.objects.for_organization(org).exists()
+        assert fields_of(org) == {}
+
+    def test_a_refused_value_takes_nothing_else_with_it(self, post: Post, org: Organization) -> None:
+        """The server was heard of all the same, before it is known as a customer and after."""
+        Organization.objects.filter(pk=org.pk).update(is_customer_auto_created=False)
+        assert post("/usage/p", usage_entry(n=1, version="1.0")).status_code == 422
+        server = Server.objects.for_organization(org).get()
+        assert (server.version, server.customer) == ("1.0", None)
+
+        customer = factories.make_customer(organization=org, external_id="clus1")
+        assert post("/usage/p", usage_entry(n=1, version="1.1")).status_code == 201
+        Customer.objects.for_organization(org).filter(pk=customer.pk).update(external_id="renamed")
+        assert post("/usage/p", usage_entry(n=2, version="1.2")).status_code == 422
+
+        server.refresh_from_db()
+        assert (server.version, server.customer) == ("1.2", customer)
+        assert fields_of(org) == {"n": 1}
 
 
 def test_no_report_of_an_organization_is_kept_among_the_anonymous(post: Post) -> None:

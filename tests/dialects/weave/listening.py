@@ -22,7 +22,7 @@ from typing import Any
 from accounts.models import Organization
 from config.env import BASE_DIR
 from config.processes import spawn
-from metering.dialects.weave.listener import ForwardListener, Limits
+from metering.dialects.weave.listener import Address, ForwardListener, Limits
 from metering.models import Event
 from tests.clients.web_server import url_of_test_database
 from tests.runtime.installation import free_port
@@ -53,8 +53,8 @@ def message(key: str, *, chunk: str | None = None, **fields: Any) -> bytes:
 class Sender:
     """A client that speaks JSON over a blocking socket."""
 
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), 10)
+    def __init__(self, port: int, *, host: str = "127.0.0.1") -> None:
+        self.socket = socket.create_connection((host, port), 10)
         self._answers = b""
 
     def send(self, data: bytes) -> None:
@@ -74,6 +74,14 @@ class Sender:
             assert before + brace in expected
             expected.remove(before + brace)
             self._answers = after
+
+    def await_bytes(self, wanted: bytes) -> None:
+        """Return when these bytes came, whatever came before them."""
+        while wanted not in self._answers:
+            received = self.socket.recv(65_536)
+            if not received:
+                raise ConnectionError("closed before the answer")
+            self._answers += received
 
     def hears_nothing(self, *, seconds: float = 0.2) -> bool:
         self.socket.settimeout(seconds)
@@ -120,7 +128,8 @@ def listener_at_work(*, limits: Limits | None = None, shared_key: str = "") -> I
 
     async def start() -> AtWork:
         listener = ForwardListener(limits=limits, shared_key=shared_key)
-        await listener.start("127.0.0.1", 0, secure_port=0 if shared_key else None)
+        anywhere = Address("127.0.0.1", 0)
+        await listener.start(open_address=anywhere, secure_address=anywhere if shared_key else None)
         port, *rest = listener.ports
         return AtWork(listener, loop, port, *rest or [0])
 

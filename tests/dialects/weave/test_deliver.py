@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import random
+import socket
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from signal import SIGKILL, SIGTERM
+from signal import SIG_IGN, SIGKILL, SIGTERM, signal
+from typing import Any
 
 import psycopg
 import pytest
+from django.core.management import CommandError, call_command
 from django.db import connection
 from psycopg import sql
 
@@ -23,6 +29,7 @@ from metering.models import Event
 from tests.clients.web_server import url_of_test_database
 from tests.dialects.weave.listening import (
     DEADLINE_SECONDS,
+    AtWork,
     Sender,
     listener_at_work,
     listener_process,
@@ -30,8 +37,12 @@ from tests.dialects.weave.listening import (
     stored_keys,
     wait_until,
 )
+from tests.runtime.installation import free_port
 
-pytestmark = pytest.mark.django_db(transaction=True)
+
+@pytest.fixture
+def db(committed: None) -> None:
+    """What a test writes is committed: the listener has connections of its own."""
 
 
 @pytest.fixture
@@ -121,14 +132,14 @@ def test_ten_thousand_records_over_eight_connections_that_are_reset_count_once_e
 
 def test_killed_listener_has_stored_what_it_acknowledged(mapped: Organization, tmp_path: Path) -> None:
     with listener_process(tmp_path) as process:
-        senders = [Stubborn(process.port, f"s{number}", 150, reset_share=0) for number in range(4)]
+        senders = [Stubborn(process.port, f"s{number}", 50, reset_share=0) for number in range(4)]
         for sender in senders:
             sender.start()
-        wait_until(lambda: sum(len(sender.acknowledged) for sender in senders) > 500)
+        wait_until(lambda: sum(len(sender.acknowledged) for sender in senders) > 150)
         process.end(SIGKILL)
         acknowledged = set().union(*(sender.acknowledged for sender in senders))
         assert acknowledged <= stored_keys(mapped).keys()
-        assert len(acknowledged) < 6_000
+        assert len(acknowledged) < 2_000
 
         process.start()
         for sender in senders:
@@ -136,13 +147,13 @@ def test_killed_listener_has_stored_what_it_acknowledged(mapped: Organization, t
             assert sender.failure is None
 
         assert stored_keys(mapped) == dict.fromkeys(set().union(*(sender.acknowledged for sender in senders)), 1)
-        assert Event.objects.for_organization(mapped).count() == 6_000
+        assert Event.objects.for_organization(mapped).count() == 2_000
 
         # Records of a sender that waits for nothing, and the signal right behind them.
         client = Sender(process.port)
-        client.send(b"".join(message(f"last-{number}") for number in range(2_000)))
+        client.send(b"".join(message(f"last-{number}") for number in range(1_000)))
         assert process.end(SIGTERM) == 0
-        assert Event.objects.for_organization(mapped).count() == 8_000
+        assert Event.objects.for_organization(mapped).count() == 3_000
 
 
 class TestDrain:
@@ -269,19 +280,161 @@ class TestDatabaseAway:
         assert not stored_keys(mapped)
 
 
-def test_record_that_the_database_refuses_waits_and_its_batch_is_stored(mapped: Organization) -> None:
-    with listener_at_work() as at_work, connection.cursor() as cursor:
-        cursor.execute("ALTER TABLE metering_event ADD CONSTRAINT not_666 CHECK (value <> 666) NOT VALID")
+@contextmanager
+def refusing(table: str, condition: str) -> Iterator[None]:
+    """Have the database refuse rows of the table unless the condition holds."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"ALTER TABLE {table} ADD CONSTRAINT refused CHECK ({condition}) NOT VALID")
         try:
-            sender = Sender(at_work.port)
-            before = b"".join(message(f"before-{number}") for number in range(40))
-            after = b"".join(message(f"after-{number}") for number in range(40))
-            sender.send(before + message("poison", amount=666) + after + message("end", chunk="end"))
-            sender.await_acks("end")
-            wait_until(lambda: len(stored_keys(mapped)) >= 81)
+            yield
         finally:
-            cursor.execute("ALTER TABLE metering_event DROP CONSTRAINT not_666")
+            cursor.execute(f"ALTER TABLE {table} DROP CONSTRAINT refused")
 
-    assert len(stored_keys(mapped)) == 81
-    [waiting] = QuarantinedRecord.objects.all_tenants()
-    assert (waiting.unique_key, waiting.organization_id, waiting.is_whole) == ("poison", mapped.pk, True)
+
+@contextmanager
+def raising(sqlstate: str) -> Iterator[None]:
+    """Have the database answer with an error of this class to events with the value 666."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            CREATE FUNCTION refuse_event() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN
+                IF NEW.value = 666 THEN RAISE EXCEPTION 'refused' USING ERRCODE = '{sqlstate}'; END IF;
+                RETURN NEW;
+            END $$;
+            CREATE TRIGGER refuse_event BEFORE INSERT ON metering_event FOR EACH ROW EXECUTE FUNCTION refuse_event();
+            """
+        )
+        try:
+            yield
+        finally:
+            cursor.execute("DROP FUNCTION refuse_event CASCADE")
+
+
+class TestPoison:
+    """A record that the database refuses, for whatever reason, costs none of its neighbours."""
+
+    def send_between_neighbours(self, organization: Organization, at_work: AtWork) -> None:
+        sender = Sender(at_work.port)
+        before = b"".join(message(f"before-{number}") for number in range(40))
+        after = b"".join(message(f"after-{number}") for number in range(40))
+        sender.send(before + message("poison", amount=666) + after + message("end", chunk="end"))
+        sender.await_acks("end")
+        wait_until(lambda: len(stored_keys(organization)) >= 81)
+
+    def test_waits_and_its_batch_is_stored(self, mapped: Organization) -> None:
+        with refusing("metering_event", "value <> 666"), listener_at_work() as at_work:
+            self.send_between_neighbours(mapped, at_work)
+
+        assert len(stored_keys(mapped)) == 81
+        [waiting] = QuarantinedRecord.objects.all_tenants()
+        assert (waiting.unique_key, waiting.organization_id, waiting.is_whole) == ("poison", mapped.pk, True)
+
+    # An undefined table, an internal error, a row that is too large for an index: what else is the schema's fault, or
+    # says that the database is away.
+    @pytest.mark.parametrize("sqlstate", ["42P01", "XX000", "54000"])
+    def test_waits_when_its_error_looks_like_the_databases(
+        self, mapped: Organization, monkeypatch: pytest.MonkeyPatch, sqlstate: str
+    ) -> None:
+        monkeypatch.setattr("metering.dialects.weave.writers.RETRY_SECONDS", (0.01,))
+        with raising(sqlstate), listener_at_work() as at_work:
+            self.send_between_neighbours(mapped, at_work)
+
+        assert len(stored_keys(mapped)) == 81
+        assert [row.unique_key for row in QuarantinedRecord.objects.all_tenants()] == ["poison"]
+
+    def test_leaves_a_trace_when_it_cannot_wait_either(self, mapped: Organization) -> None:
+        with (
+            refusing("metering_event", "value <> 666"),
+            refusing("weave_quarantinedrecord", "unique_key <> 'poison'"),
+            listener_at_work() as at_work,
+        ):
+            self.send_between_neighbours(mapped, at_work)
+
+        [waiting] = QuarantinedRecord.objects.all_tenants()
+        assert (waiting.unique_key, waiting.is_whole) == ("", False)
+        assert '"unique_key":"poison"' in waiting.record
+
+    def test_ends_the_process_when_not_even_that_is_possible(self, mapped: Organization) -> None:
+        """The supervisor starts it again; a listener without writers would stand still and look alive."""
+        port, heard = free_port(), []
+
+        def send() -> None:
+            sender = connect_patiently(port)
+            sender.send(message("poison", amount=666, chunk="c"))
+            heard.append(sender.await_end())
+
+        with (
+            refusing("metering_event", "value <> 666"),
+            refusing("weave_quarantinedrecord", "false"),
+            command_at_work(send),
+            pytest.raises(CommandError, match="A writer failed"),
+        ):
+            call_command("forward_listener", port=port)
+        assert heard == [b""]
+        assert not stored_keys(mapped)
+
+
+class TestCommand:
+    def test_serves_the_port_with_the_shared_key_alone_at_an_address_of_its_own(
+        self, mapped: Organization, settings: Any
+    ) -> None:
+        settings.FORWARD_SHARED_KEY = "a key"
+        port, heard = free_port(), []
+
+        def look() -> None:
+            sender = connect_patiently(port, host="127.0.0.2")
+            heard.append(b"HELO" in sender.socket.recv(1_000))
+            with socket.socket() as elsewhere:
+                heard.append(elsewhere.connect_ex(("127.0.0.1", port)) == 0)
+            os.kill(os.getpid(), SIGTERM)
+
+        with command_at_work(look):
+            call_command("forward_listener", port=0, secure_host="127.0.0.2", secure_port=port)
+        assert heard == [True, False]
+
+    @pytest.mark.parametrize(("secure_port", "key"), [(5, ""), (0, "a key"), (0, "")])
+    def test_refuses_half_a_port_and_none_at_all(self, settings: Any, secure_port: int, key: str) -> None:
+        settings.FORWARD_SHARED_KEY = key
+        with pytest.raises(CommandError, match="go together" if secure_port or key else "nothing to listen on"):
+            call_command("forward_listener", port=0, secure_port=secure_port)
+
+
+def connect_patiently(port: int, *, host: str = "127.0.0.1") -> Sender:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while True:
+        try:
+            return Sender(port, host=host)
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+@contextmanager
+def command_at_work(other_side: Callable[[], None]) -> Iterator[None]:
+    """Run the other side on a thread while the command runs on this one, which gets the signals.
+
+    A failure of the other side ends the command too, and is raised.
+    """
+    failures: list[Exception] = []
+
+    def run() -> None:
+        try:
+            other_side()
+        except Exception as failure:
+            failures.append(failure)
+            os.kill(os.getpid(), SIGTERM)
+
+    interval, handler = sys.getswitchinterval(), signal(SIGTERM, SIG_IGN)
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        signal(SIGTERM, SIG_IGN)  # the command has put back what was there
+        thread.join(2 * DEADLINE_SECONDS)
+        signal(SIGTERM, handler)
+        sys.setswitchinterval(interval)
+        gc.unfreeze()
+        if failures:
+            raise failures[0]

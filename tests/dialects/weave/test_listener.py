@@ -7,19 +7,24 @@ import gzip
 import hashlib
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from django.utils import timezone
+from hypothesis import example, given, settings
 
 from accounts.models import Organization
 from common.times import parse_time
-from metering.dialects.weave.listener import ForwardListener, Limits, PortTaken
+from metering.dialects.weave.connection import ForwardConnection
+from metering.dialects.weave.listener import Address, ForwardListener, Limits, PortTaken
 from metering.dialects.weave.models import QuarantinedRecord
 from metering.dialects.weave.services import map_instance
+from metering.dialects.weave.wire import Carried, open_message
+from metering.dialects.weave.wire.msgpack_stream import RawMessage
 from metering.models import Event
 from tests.dialects.weave.listening import (
     AtWork,
@@ -30,10 +35,15 @@ from tests.dialects.weave.listening import (
     stored_keys,
     wait_until,
 )
+from tests.dialects.weave.odd_messages import ODD_JSON, ODD_MSGPACK
 
-pytestmark = pytest.mark.django_db(transaction=True)
 FIXTURES = Path(__file__).with_name("fixtures")
 pack = msgspec.msgpack.encode
+
+
+@pytest.fixture
+def db(committed: None) -> None:
+    """What a test writes is committed: the listener has connections of its own."""
 
 
 @pytest.fixture
@@ -277,6 +287,85 @@ class TestBadNeighbours:
         wait_for_events(mapped, 2)
         assert stored_keys(mapped) == {"1234/before": 1, "1234/after": 1}
 
+    def test_anything_between_good_records_costs_neither_them_nor_the_connection(
+        self, mapped: Organization, at_work: AtWork
+    ) -> None:
+        sent = []
+        senders = {True: Sender(at_work.port), False: Sender(at_work.port)}
+
+        @settings(max_examples=60, deadline=None)
+        @given(ODD_MSGPACK | ODD_JSON)
+        @example(b"\x92\xa1b\x91\xdc\x00\x01\xc0")
+        @example(b"\x92\xa1b\xc4\x03\xdc\x00\x00")
+        @example(pack(["b", b"", {"compressed": ["gzip"]}]))
+        @example(b'["b",1,{},{"chunk":"\\ud800"}]')
+        def send_between(odd: bytes) -> None:
+            before, after, chunk = f"before-{len(sent)}", f"after-{len(sent)}", f"chunk-{len(sent)}."
+            is_json = odd.startswith(b"[")
+            if is_json:
+                good, last = message(before), message(after, chunk=chunk)
+            else:
+                good, last = pack(["b", 1, record(before)]), pack(["b", 1, record(after), {"chunk": chunk}])
+            senders[is_json].send(good + odd + last)
+            senders[is_json].await_bytes(chunk.encode())
+            sent.extend([f"1234/{before}", f"1234/{after}"])
+
+        send_between()
+        wait_for_events(mapped, len(sent))
+        assert stored_keys(mapped) == dict.fromkeys(sent, 1)
+
+    def test_failure_that_nobody_foresaw_costs_one_message(
+        self, mapped: Organization, at_work: AtWork, sender: Sender, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def open_with_a_flaw(message: Any) -> Any:
+            if isinstance(message, RawMessage) and b"opening fails" in message.data:
+                raise RuntimeError("a flaw")
+            carried = open_message(message)
+            return Carried(take_with_a_flaw(carried.records), carried.chunk)
+
+        def take_with_a_flaw(records: Iterable[Any]) -> Iterator[Any]:
+            for each in records:
+                if each["unique_key"] == "taking fails":
+                    raise RuntimeError("a flaw")
+                yield each
+
+        monkeypatch.setattr("metering.dialects.weave.connection.open_message", open_with_a_flaw)
+        # More than a turn: the second failure is in one that asyncio calls later.
+        many = [[1, record(f"many-{number}")] for number in range(2_500)]
+        sender.send(pack(["b", 1, record("first")]) + pack(["opening fails", 1, record("lost")]))
+        sender.send(pack(["b", [*many, [1, record("taking fails")]], {"chunk": "flawed"}]))
+        sender.send(pack(["b", 1, record("last"), {"chunk": "end"}]))
+        sender.await_bytes(pack({"ack": "end"}))
+
+        wait_for_events(mapped, 2_502)
+        assert stored_keys(mapped) == dict.fromkeys(
+            ["1234/first", "1234/last", *(f"1234/many-{number}" for number in range(2_500))], 1
+        )
+        assert [row.message for row in wait_for_quarantine(2)] == ["Reading the message failed: RuntimeError."] * 2
+
+    def test_connection_that_fails_does_not_keep_the_others_from_reading_on(
+        self, mapped: Organization, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        go_on, went_on = ForwardConnection.go_on, []
+
+        def fail_first(connection: ForwardConnection) -> None:
+            went_on.append(connection)
+            if connection is went_on[0]:
+                raise RuntimeError("a flaw")
+            go_on(connection)
+
+        monkeypatch.setattr(ForwardConnection, "go_on", fail_first)
+        with listener_at_work(limits=Limits(waiting_records=10)) as at_work:
+            first, second = Sender(at_work.port), Sender(at_work.port)
+            second.send(message("opens"))
+            wait_for_events(mapped, 1)
+            first.send(b"".join(message(f"key-{number}") for number in range(20)))
+            assert first.await_end() == b""
+            second.send(message("second", chunk="c"))
+            second.await_acks("c")
+
+        assert len(stored_keys(mapped)) == 22
+
     def test_bomb_is_neither_counted_nor_acknowledged(self, mapped: Organization, sender: Sender) -> None:
         bomb = gzip.compress(b"\x00" * 50_000_000)
         sender.send(pack(["b", bomb, {"compressed": "gzip", "chunk": "bomb"}]))
@@ -324,11 +413,39 @@ class TestHandshake:
     def test_the_open_port_says_no_hello(self, secured: AtWork) -> None:
         assert Sender(secured.port).hears_nothing()
 
+    def test_it_may_be_the_only_port(self, mapped: Organization, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def serve() -> None:
+            listener = ForwardListener(shared_key=self.KEY)
+            await listener.start(secure_address=Address("127.0.0.1", 0))
+            [port] = listener.ports
+            await asyncio.to_thread(deliver, port)
+            await listener.drain()
+
+        def deliver(port: int) -> None:
+            sender = Sender(port)
+            self.greet(sender, self.KEY)
+            sender.send(pack(["b", 1, record("key"), {"chunk": "c"}]))
+            assert sender.socket.recv(100) == pack({"ack": "c"})
+
+        asyncio.run(serve())
+        assert stored_keys(mapped) == {"1234/key": 1}
+
+    def test_has_its_own_share_of_the_connections(self, mapped: Organization) -> None:
+        with listener_at_work(limits=Limits(connections=2), shared_key=self.KEY) as at_work:
+            strangers = [Sender(at_work.port) for _ in range(3)]
+            strangers[2].send(message("stranger", chunk="c"))
+            known = [Sender(at_work.secure_port) for _ in range(2)]
+
+            assert [self.greet(sender, self.KEY)[1] for sender in known] == [True, True]
+            assert strangers[2].hears_nothing()
+            for sender in [*known, *strangers]:
+                sender.close()
+
 
 class TestPorts:
     def test_taken_port_is_told(self, at_work: AtWork) -> None:
         with pytest.raises(PortTaken, match=str(at_work.port)):
-            asyncio.run(ForwardListener().start("127.0.0.1", at_work.port))
+            asyncio.run(ForwardListener().start(open_address=Address("127.0.0.1", at_work.port)))
 
     def test_connection_beyond_the_limit_waits_for_its_turn(self, mapped: Organization) -> None:
         with listener_at_work(limits=Limits(connections=2)) as at_work:

@@ -117,6 +117,17 @@ class TestListener:
         assert not page_of(answer).listener.is_enabled
         assert "-billing.ingester" not in answer.content.decode()
 
+    def test_tells_of_the_port_with_a_shared_key_alone(
+        self, browser: Client, page_url: PageUrl, settings: Any, listening: int
+    ) -> None:
+        settings.FORWARD_SECURE_HOST, settings.FORWARD_SECURE_PORT = settings.FORWARD_HOST, listening
+        settings.FORWARD_HOST, settings.FORWARD_PORT = "0.0.0.0", 0
+        answer = browser.get(page_url(""))
+        listener = page_of(answer).listener
+        assert (listener.is_enabled, listener.is_answering, listener.is_local) == (True, True, True)
+        assert (listener.address, listener.secure_address) == ("", f"127.0.0.1:{listening}")
+        assert "-billing.ingester" not in answer.content.decode()
+
     @pytest.mark.parametrize(
         ("host", "address", "is_local"),
         [

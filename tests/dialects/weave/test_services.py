@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from decimal import Decimal
 from io import StringIO
@@ -12,21 +13,27 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection, transaction
 from django.utils import timezone
+from structlog.testing import capture_logs
 
 from accounts.models import Organization
+from config.celery import app as celery_app
 from metering.catalogs import CATALOGS, MetricDefinition
-from metering.dialects.weave.domain import Arrival
+from metering.dialects.weave.domain import Arrival, Refused
 from metering.dialects.weave.models import QuarantinedRecord
 from metering.dialects.weave.services import (
     discard_quarantined,
     map_instance,
+    prune_unowned_records,
+    pruning,
     release_quarantined,
     store_records,
     unmap_instance,
     update_weave_settings,
 )
 from metering.dialects.weave.services.intake import MAX_METRICS_CREATED
-from metering.dialects.weave.telemetry import AMOUNTS, EVENTS
+from metering.dialects.weave.services.quarantine import keep_refused
+from metering.dialects.weave.tasks import prune_quarantine
+from metering.dialects.weave.telemetry import AMOUNTS, EVENTS, QUARANTINE_DROPPED
 from metering.models import Aggregation, Event, InboxEvent, Metric
 from metering.services.metrics import archive_metric, create_metric
 from tests.dialects.weave.listening import record, stored_keys, wait_until
@@ -184,22 +191,81 @@ class TestTelemetry:
                 if sample.name.endswith("_total")
             }
 
+        # One of which no other test counts so much that a float cannot tell 7 more.
+        known = "weavenet-seconds"
         before = read()
         arrive(
-            record("1", amount=7), record("2", amount_type="made-up", amount=2), record("3", instance="no", amount=5)
+            record("1", amount_type=known, amount=7),
+            record("2", amount_type="made-up", amount=2),
+            record("3", amount_type=known, instance="no", amount=5),
         )
-        arrive(record("4", amount=-9), [1])
+        arrive(record("4", amount_type=known, amount=-9), [1])
         after = read()
 
         assert {name: value - before.get(name, 0) for name, value in after.items() if value != before.get(name)} == {
-            ("accepted", "samples billing_ingester_events_total"): 2,
-            ("accepted", "samples billing_ingester_amounts_total"): 7,
+            ("accepted", f"{known} billing_ingester_events_total"): 2,
+            ("accepted", f"{known} billing_ingester_amounts_total"): 7,
             ("accepted", "other billing_ingester_events_total"): 1,
             ("accepted", "other billing_ingester_amounts_total"): 2,
-            ("quarantined", "samples billing_ingester_events_total"): 1,
-            ("quarantined", "samples billing_ingester_amounts_total"): 5,
+            ("quarantined", f"{known} billing_ingester_events_total"): 1,
+            ("quarantined", f"{known} billing_ingester_amounts_total"): 5,
             ("quarantined", "other billing_ingester_events_total"): 1,
         }
+
+
+class TestBoundOfTheQuarantine:
+    @pytest.fixture
+    def wait(self) -> Callable[..., None]:
+        def make(key: str, *, days_ago: float = 0.0, organization: Organization | None = None) -> None:
+            arrived = timezone.now() - timedelta(days=days_ago)
+            refused = Refused(Arrival(record(key), "127.0.0.1:5", arrived), "unknown_instance", "It waits.")
+            keep_refused(refused=[refused], organization=organization)
+
+        return make
+
+    def test_oldest_of_nobody_go_when_they_are_too_many(
+        self, org: Organization, wait: Callable[..., None], settings: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings.FORWARD_QUARANTINE_ROWS = 3
+        monkeypatch.setattr(pruning, "BATCH_ROWS", 2)
+        wait("0", organization=org)
+        for number in range(1, 9):
+            wait(str(number))
+        before = QUARANTINE_DROPPED._value.get()
+
+        assert prune_unowned_records(now=timezone.now()) == 5
+        assert [key for key, *_ in waiting()] == ["0", "6", "7", "8"]
+        assert QUARANTINE_DROPPED._value.get() - before == 5
+        assert prune_unowned_records(now=timezone.now()) == 0
+
+    def test_old_ones_of_nobody_go_and_those_of_an_organization_stay(
+        self, org: Organization, wait: Callable[..., None], settings: Any
+    ) -> None:
+        settings.FORWARD_QUARANTINE_DAYS = 90
+        wait("owned", days_ago=400, organization=org)
+        wait("old", days_ago=90.1)
+        wait("young", days_ago=89.9)
+
+        with capture_logs() as logs:
+            prune_quarantine()
+
+        assert [key for key, *_ in waiting()] == ["owned", "young"]
+        assert [(line["log_level"], line["rows"]) for line in logs] == [("warning", 1)]
+
+    def test_one_call_ends_and_the_next_goes_on(
+        self, wait: Callable[..., None], settings: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings.FORWARD_QUARANTINE_ROWS = 0
+        monkeypatch.setattr(pruning, "BATCH_ROWS", 2)
+        monkeypatch.setattr(pruning, "MAX_BATCHES", 2)
+        for number in range(7):
+            wait(str(number))
+
+        assert [prune_unowned_records(now=timezone.now()) for _ in range(3)] == [4, 3, 0]
+
+    def test_beat_looks_after_it(self, settings: Any) -> None:
+        assert "weave.prune_quarantine" in {entry["task"] for entry in settings.CELERY_BEAT_SCHEDULE.values()}
+        assert "weave.prune_quarantine" in celery_app.tasks
 
 
 class TestRelease:

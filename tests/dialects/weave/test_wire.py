@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from metering.dialects.weave.domain import UnreadableRecord, encode_record, read_record
 from metering.dialects.weave.wire import (
     HEARTBEAT,
     ChunkTooLarge,
@@ -31,6 +32,7 @@ from metering.dialects.weave.wire import (
     open_stream,
 )
 from metering.dialects.weave.wire.handshake import Handshake, Refusal
+from tests.dialects.weave.odd_messages import ODD_JSON, ODD_MSGPACK
 
 FIXTURES = Path(__file__).with_name("fixtures")
 pack = msgspec.msgpack.encode
@@ -408,6 +410,51 @@ class TestCarriers:
 
             assert first == last == RECORD
             assert isinstance(broken, Unreadable)
+
+    @pytest.mark.parametrize("empty", [b"\xdc\x00\x01\xc0", b"\xdd\x00\x00\x00\x01\xc0", b"\xdc\x00\x00", b"\x91\x01"])
+    def test_entry_without_a_record_leaves_its_neighbours_however_it_is_encoded(self, empty: bytes) -> None:
+        good = pack([1, RECORD])
+        for data in (b"\x92" + pack("b") + b"\x93" + good + empty + good, pack(["b", good + empty + good])):
+            first, broken, last = open_message(*take_messages(MsgpackStream(), [data])).records
+
+            assert first == last == RECORD
+            assert isinstance(broken, Unreadable)
+
+    @pytest.mark.parametrize("compressed", [["gzip"], {}, {"gzip": 1}, None, 1, "text", "GZIP"], ids=repr)
+    def test_what_says_something_else_than_gzip_is_not_inflated(self, compressed: Any) -> None:
+        data = pack(["billing", pack([1, RECORD]), {"compressed": compressed, "chunk": "c"}])
+        carried = open_message(*take_messages(MsgpackStream(), [data]))
+
+        assert (list(carried.records), carried.chunk) == ([RECORD], "c")
+
+    @pytest.mark.parametrize("chunk", [b'"\\ud800"', b'"\xff"', b'["c"]', b"5", b'"' + b"x" * 1_025 + b'"'])
+    def test_chunk_that_cannot_be_sent_back_asks_for_nothing(self, chunk: bytes) -> None:
+        data = b'["billing",1,%s,{"chunk":%s}]' % (json.dumps(RECORD).encode(), chunk)
+        carried = open_message(*take_messages(JsonStream(), [data]))
+
+        assert (list(carried.records), carried.chunk) == ([RECORD], None)
+
+    def test_nil_among_entries_is_passed_over_in_either_serialisation(self) -> None:
+        content = ["billing", [[1, RECORD], [1, None], [1, RECORD]], {"chunk": "c"}]
+        for stream, data in ((MsgpackStream(), pack(content)), (JsonStream(), json.dumps(content).encode())):
+            carried = open_message(*take_messages(stream, [data]))
+
+            assert (list(carried.records), carried.chunk) == ([RECORD, RECORD], "c")
+
+    @settings(max_examples=150, deadline=None)
+    @given(ODD_MSGPACK | ODD_JSON)
+    def test_anything_that_is_whole_can_be_opened_and_answered(self, data: bytes) -> None:
+        [message] = take_messages(open_stream(data), [data])
+        carried = open_message(message)
+
+        for record in carried.records:
+            assert record is not None
+            try:
+                read_record(record)
+            except UnreadableRecord:
+                assert isinstance(encode_record(record), str)
+        if carried.chunk is not None:
+            assert b"ack" in encode_ack(carried.chunk, is_json=data.startswith(b"["))
 
     def test_torn_end_of_a_packed_chunk_leaves_what_is_before_it(self) -> None:
         torn = pack([1, RECORD]) + pack([1, RECORD])[:-3]

@@ -208,6 +208,7 @@ def check_summary(api: AnalyticsApi, asker: Asker) -> None:
     assert attributes["by_status"] == {name: classes.count(name) for name in set(classes)}
     codes = [request.metering_error for request in requests if request.metering_error]
     by_code = {"total": len(codes), "by_code": {code: codes.count(code) for code in set(codes)}}
+    by_code["refused"] = {"total": 0, "by_code": {}}
     assert attributes["metering_errors"] == (None if "status" in query else by_code)
 
 

@@ -12,6 +12,7 @@ from django.test import Client
 from accounts.models import Organization, User
 from accounts.services import IssuedKey
 from metering.models import Horizon
+from metering.queries import raw_groups
 from metering.services.metrics import install_catalog
 from metering.services.rollup import roll_up_organization
 from tests import factories
@@ -125,6 +126,16 @@ class TestRefusals:
         assert analytics.refuse("analytics/aggregate", group_by="path") == (422, "too_many_requests", "from")
         assert analytics.get("analytics/aggregate", group_by="route")["data"][0]["attributes"]["requests"] == 3
 
+    def test_of_what_takes_too_long(
+        self, org: Organization, analytics: AnalyticsApi, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = datetime.now(UTC)
+        send(org, [SentRequest(f"r{n}", "usr", now, path=f"/{n}") for n in range(5_000)], now=now)
+        monkeypatch.setattr(raw_groups, "TIMEOUT_MS", 1)
+
+        assert analytics.refuse("analytics/aggregate", group_by="path") == (422, "range_too_long", "from")
+        assert analytics.get("analytics/aggregate", group_by="route")["meta"]["total"] == 1
+
     def test_of_a_user_who_is_not_there(self, other_org: Organization, analytics: AnalyticsApi) -> None:
         factories.make_customer(organization=other_org, external_id="theirs")
 
@@ -230,7 +241,8 @@ class TestNothing:
 
         assert (summary["total_requests"], summary["error_rate"], summary["by_status"]) == (0, 0, {})
         assert summary["latency_ms"] == {"mean": None, "p50": None, "p95": None, "p99": None}
-        assert summary["metering_errors"] == {"total": 0, "by_code": {}}
+        nothing = {"total": 0, "by_code": {}}
+        assert summary["metering_errors"] == {**nothing, "refused": nothing}
         for path, query in LISTS.items():
             rows = analytics.get(path, **query)["data"]
             assert rows == [] or path == "analytics/requests"
@@ -311,7 +323,8 @@ class TestAccess:
 
 
 def test_path_that_is_none_is_not_found_and_no_page_of_the_admin(client: Client) -> None:
-    for path in ("/admin/analytics/nothing", "/admin/users/ann", "/admin/users/ann/nothing"):
+    paths = ("analytics", "analytics/", "users", "users/", "analytics/nothing", "users/ann", "users/ann/nothing")
+    for path in (f"/admin/{path}" for path in paths):
         answer = client.get(path)
         assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), path
     assert client.get("/admin/").status_code == 302

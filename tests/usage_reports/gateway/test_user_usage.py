@@ -11,6 +11,7 @@ import pytest
 
 from accounts.models import Customer, Organization
 from metering.dialects.gateway.models import Route
+from metering.models import TypeHorizon
 from metering.services.rollup import roll_up_organization
 from tests import factories
 from tests.usage_reports.gateway.conftest import AnalyticsApi
@@ -118,6 +119,28 @@ class TestPeriod:
         status, _, field = analytics.refuse("users/usr/usage", period=period)
 
         assert (status, field) == (422, "period")
+
+    def test_of_a_user_whose_name_is_a_path(self, org: Organization, analytics: AnalyticsApi) -> None:
+        now = datetime.now(UTC)
+        send(org, [SentRequest("a", "team/7", now), SentRequest("b", "team", now)], now=now)
+
+        assert usage_of(analytics, "team/7")["total_requests"] == 1
+        assert usage_of(analytics, "team%2F7")["total_requests"] == 1
+
+    def test_that_is_no_longer_kept_is_refused_by_its_own_name(
+        self, org: Organization, analytics: AnalyticsApi, now: datetime
+    ) -> None:
+        send(org, [SentRequest("a", "usr", now)], now=now)
+        roll_up_organization(organization_id=org.pk, now=now)
+        kept_from = datetime(2026, 3, 1, tzinfo=UTC)
+        TypeHorizon.objects.create(organization=org, event_type="api_request", rollups_from=kept_from)
+
+        answer = analytics.call("users/usr/usage", period="2026-01")
+
+        assert answer.status_code == 422
+        [error] = answer.json()["errors"]
+        assert (error["field"], error["code"]) == ("period", "range_not_kept")
+        assert (answer.json()["earliest"], answer.json()["message"][:8]) == ("2026-03-01", "period: ")
 
 
 class TestQuota:

@@ -57,6 +57,8 @@ class AnalyticsView(CallerView):
 
     # Whether a range without a beginning has months, not days.
     is_in_months: ClassVar[bool] = False
+    # The parameter that says where the range begins.
+    range_field: ClassVar[str] = "from"
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
@@ -83,7 +85,7 @@ class AnalyticsView(CallerView):
     def handle_exception(self, exc: Exception) -> Any:
         """Name the parameter, and the first day that can be asked for, where the metrics' range is not kept."""
         if isinstance(exc, RangeNotKept):
-            exc = explain(exc, self.caller.organization)
+            exc = explain(exc, self.caller.organization, field=self.range_field)
         return super().handle_exception(exc)
 
 
@@ -203,6 +205,7 @@ class ExportView(AnalyticsView):
 
 class UserUsageView(AnalyticsView):
     queries = {"GET": shapes.PeriodQuery}
+    range_field = "period"
 
     @extend_schema(operation_id="get_user_usage", parameters=[shapes.PeriodQuery], responses=OpenApiTypes.OBJECT)
     def get(self, request: Request, user_id: str) -> HttpResponse:

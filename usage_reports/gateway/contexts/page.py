@@ -197,16 +197,22 @@ def _status_options(address: AnalyticsAddress) -> list[Option]:
 def _figures(summary: Summary) -> list[Figure]:
     totals, latency = summary.totals, summary.percentiles
     classes = ", ".join(f"{count:,} {name}" for name, count in summary.by_status.items())
-    failures = sum((summary.metering_errors or {}).values())
     return [
         Figure("Requests", Decimal(totals.requests), note=classes),
         Figure("Error rate", _error_percent(totals.errors, totals.requests), "%", f"{totals.errors:,} errors"),
         Figure("p50 latency", _shown(latency.p50), "ms", "the median"),
         Figure("p95 latency", _shown(latency.p95), "ms", "within 2\u202f%"),
         Figure("p99 latency", _shown(latency.p99), "ms", "within 2\u202f%"),
-        Figure("Metered units", totals.units, note=f"{failures:,} metering errors" if failures else ""),
+        Figure("Metered units", totals.units, note=_failures(summary)),
         _data_figure(totals.bytes),
     ]
+
+
+def _failures(summary: Summary) -> str:
+    """Return how many requests could not be metered as their routes say: those that count, and those refused."""
+    counted, refused = (sum((counts or {}).values()) for counts in (summary.metering_errors, summary.refused))
+    notes = [f"{counted:,} metering errors"] if counted else []
+    return ", ".join([*notes, f"{refused:,} requests refused unmetered"] if refused else notes)
 
 
 def _shown(latency: Decimal | None) -> Decimal | None:

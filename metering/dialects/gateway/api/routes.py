@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from django.utils import timezone
 from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.status import HTTP_201_CREATED, HTTP_204_NO_CONTENT
 
-from accounts.access import Caller
 from accounts.api.base import CallerView
 from accounts.api.schema import page_of
 from accounts.domain import Scope
 from common.api import ListQuery, take_page
-from common.errors import InvalidInput, NotFound
 from metering.dialects.gateway.api import serializers as shapes
 from metering.dialects.gateway.models import Route
 from metering.dialects.gateway.queries.routes import get_route, list_routes
-from metering.dialects.gateway.services.routes import RouteDefinition, create_route, delete_route, update_route
-from metering.queries import get_metric
+from metering.dialects.gateway.services.routes import (
+    RouteDefinition,
+    create_route,
+    delete_route,
+    name_metric,
+    update_route,
+)
 
 
 class RouteListView(CallerView):
@@ -34,7 +35,7 @@ class RouteListView(CallerView):
 
     @extend_schema(operation_id="create_route", request=shapes.RouteWrite, responses={201: shapes.RouteRead})
     def post(self, request: Request) -> Response:
-        fields = in_words_of_model(self.caller, self.read_body(shapes.RouteWrite))
+        fields = name_metric(organization=self.caller.organization, fields=self.read_body(shapes.RouteWrite))
         route = create_route(
             organization=self.caller.organization,
             definition=RouteDefinition(code=fields.pop("id", ""), **fields),
@@ -54,7 +55,8 @@ class RouteView(CallerView):
     @extend_schema(operation_id="update_route", request=shapes.RouteFields, responses=shapes.RouteRead)
     def patch(self, request: Request, route_id: str) -> Response:
         route = self._route(route_id)
-        changes = in_words_of_model(self.caller, self.read_body(shapes.RouteFields, is_partial=True))
+        body = self.read_body(shapes.RouteFields, is_partial=True)
+        changes = name_metric(organization=self.caller.organization, fields=body)
         changed = update_route(route=route, changes=changes, actor=self.caller.actor, now=timezone.now())
         return Response(shapes.route_json(changed))
 
@@ -65,13 +67,3 @@ class RouteView(CallerView):
 
     def _route(self, route_id: str) -> Route:
         return get_route(organization=self.caller.organization, code=route_id)
-
-
-def in_words_of_model(caller: Caller, body: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields with the metric itself for its code. Raises `InvalidInput` where there is none."""
-    if body.get("metric") is not None:
-        try:
-            body["metric"] = get_metric(organization=caller.organization, code=body["metric"])
-        except NotFound as error:
-            raise InvalidInput.of("metric", error.message, "not_found") from None
-    return body

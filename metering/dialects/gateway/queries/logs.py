@@ -1,7 +1,7 @@
 """What is worth knowing of the recording of requests, from what is kept already: no log of its own.
 
 The audit log tells who changed settings and routes, cleaned up or erased; the inbox which requests were refused and
-kept; the metric `api_metering_errors` which expressions failed, by the hour.
+kept, those whose expression failed among them; the metric `api_metering_errors` by the hour which failed of the others.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from django.db.models import Q
 from accounts.models import AuditEntry, Organization
 from common.errors import InvalidInput
 from metering.catalogs.api_gateway import EVENT_TYPE
+from metering.dialects.gateway.queries.refusals import describe_refused
 from metering.domain import DAY, HOUR, Granularity, ceil_time, floor_time
 from metering.models import InboxEvent, Metric
 from metering.queries import UsageSeries, get_series
@@ -59,7 +60,7 @@ def _changes(organization: Organization, limit: int) -> Iterator[LogEntry]:
 def _refused(organization: Organization, limit: int) -> Iterator[LogEntry]:
     rows = InboxEvent.objects.for_organization(organization).filter(event_type=EVENT_TYPE)
     for row in rows.order_by("-received_at", "-pk")[:limit]:
-        details = {"idempotency_key": row.idempotency_key, "state": row.state}
+        details = {"idempotency_key": row.idempotency_key, "state": row.state, **describe_refused(row)}
         yield LogEntry(row.received_at, "warning", row.code, f"A request was refused: {row.message}", details)
 
 

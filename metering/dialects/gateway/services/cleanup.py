@@ -160,7 +160,7 @@ class _Limits:
         billed_until = _find_billed_until(organization)
         if billed_until is not None:
             requests_before, totals_before = min(requests_before, billed_until), min(totals_before, billed_until)
-        elif _has_periods_that_cut_hours(organization, now):
+        if _has_periods_that_cut_hours(organization, now):
             requests_before = min(requests_before, _previous_month(organization, now))
         return cls(floor_time(requests_before, DAY), floor_time(totals_before, DAY))
 

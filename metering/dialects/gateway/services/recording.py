@@ -24,6 +24,7 @@ from metering.dialects.gateway.recording import (
     in_words_of_record,
     translate_records,
 )
+from metering.dialects.gateway.services.refusals import keep_refused
 from metering.dialects.gateway.services.settings import get_settings
 from metering.feeds import get_feed_book
 from metering.incoming import IncomingEvent
@@ -64,7 +65,10 @@ def record_requests(
     batch = translate_records(records, rules)
     verdicts = ingest_events(organization=organization, events=batch.events, now=now, limits=limits)
     verdicts.errors = [in_words_of_record(error) for error in verdicts.errors]
-    _count_errors(batch)
+    is_new = keep_refused(
+        organization=organization, refused=batch.unmetered, errors=verdicts.errors, now=now, limits=limits
+    )
+    _count_errors(batch, verdicts, is_new)
     return RecordingResult(verdicts, metering_errors=_list_metering_errors(batch, verdicts))
 
 
@@ -86,9 +90,13 @@ def _list_metering_errors(batch: TranslatedBatch, verdicts: IngestResult) -> lis
     ]
 
 
-def _count_errors(batch: TranslatedBatch) -> None:
+def _count_errors(batch: TranslatedBatch, verdicts: IngestResult, new_refusals: set[int]) -> None:
+    """Count each error once: not of a record that was stored or refused before, or is refused for something else."""
     counted: Counter[tuple[str, str]] = Counter()
+    settled = {*verdicts.duplicate_indexes, *(error.index for error in verdicts.errors)} - new_refusals
     for index, error in batch.metering_errors.items():
+        if index in settled:
+            continue
         event = batch.events[index]
         policy = "reject"
         if isinstance(event, IncomingEvent) and event.properties:

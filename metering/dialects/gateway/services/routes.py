@@ -20,6 +20,7 @@ from metering.dialects.gateway.expressions import ExpressionError, compile_expre
 from metering.dialects.gateway.models import ErrorPolicy, MeteringMode, Route
 from metering.dialects.gateway.recording import EVENT_PROPERTIES
 from metering.models import Aggregation, Metric
+from metering.queries import get_metric
 
 MAX_ROUTES = 1000
 EVALUATING_MODES = frozenset({MeteringMode.RESPONSE_FIELD, MeteringMode.CUSTOM})
@@ -98,6 +99,16 @@ def delete_route(*, route: Route, actor: str) -> None:
 
 
 # --- what a route may be --------------------------------------------------------------------------------------
+
+
+def name_metric(*, organization: Organization, fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields with the metric itself for its code. Raises `InvalidInput` where there is none."""
+    if fields.get("metric") is None:
+        return fields
+    try:
+        return fields | {"metric": get_metric(organization=organization, code=fields["metric"])}
+    except NotFound as error:
+        raise InvalidInput.of("metric", error.message, "not_found") from None
 
 
 def check_expression(*, mode: str, text: str) -> None:

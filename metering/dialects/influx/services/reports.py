@@ -40,15 +40,18 @@ def store_reports(
     """Store what the reports count, then what they say of their servers; returns after the commit of both.
 
     The numbers are the customer's to whom the sender is bound, else of the cluster. Installs the catalog where the
-    organization does not have it. Raises `InvalidInput` where a value was refused; the others are stored.
+    organization does not have it. Raises `InvalidInput` where a value was refused; all else is stored.
     """
     customers = {id(report): limits.only_customer or report.server.cluster_id or UNKNOWN_CLUSTER for report in reports}
     events = [event for report in reports for event in _list_events(report, customers[id(report)])]
+    errors: list[EventError] = []
     if events:
         _ensure_metrics(organization, actor)
-        _ingest(organization, events, limits, now)
+        errors = _ingest(organization, events, limits, now)
     for report in reports:
         record_server(organization=organization, report=report, customer=customers[id(report)], now=now)
+    if errors:
+        raise _refusal(errors, len(events))
 
 
 def _list_events(report: Report, customer: str) -> list[IncomingEvent]:
@@ -72,21 +75,25 @@ def _ensure_metrics(organization: Organization, actor: str) -> None:
         organization.refresh_from_db(fields=["metrics_version"])
 
 
-def _ingest(organization: Organization, events: Sequence[IncomingEvent], limits: IngestLimits, now: datetime) -> None:
+def _ingest(
+    organization: Organization, events: Sequence[IncomingEvent], limits: IngestLimits, now: datetime
+) -> list[EventError]:
+    """Store the events, and return why some were refused."""
     errors: list[EventError] = []
     for first in range(0, len(events), MAX_BATCH_EVENTS):
         batch = events[first : first + MAX_BATCH_EVENTS]
         errors += ingest_events(organization=organization, events=batch, limits=limits, now=now).errors
-    if errors:
-        # Usually all for one reason: each is told once.
-        told = {(error.field, error.message): error for error in errors}.values()
-        raise InvalidInput(
-            f"{len(errors)} of {len(events)} values were refused: {errors[0].message}",
-            code=errors[0].code,
-            errors=[
-                FieldError(FIELDS_OF_EVENTS.get(error.field, "values"), error.code, error.message) for error in told
-            ],
-        )
+    return errors
+
+
+def _refusal(errors: Sequence[EventError], event_count: int) -> InvalidInput:
+    # Usually all for one reason: each is told once.
+    told = {(error.field, error.message): error for error in errors}.values()
+    return InvalidInput(
+        f"{len(errors)} of {event_count} values were refused: {errors[0].message}",
+        code=errors[0].code,
+        errors=[FieldError(FIELDS_OF_EVENTS.get(error.field, "values"), error.code, error.message) for error in told],
+    )
 
 
 @transaction.atomic
@@ -114,7 +121,9 @@ def record_server(*, organization: Organization, report: Report, customer: str, 
         server.version = report.version
     server.facts = merge_facts(server.facts, report.facts)
     if report.values:
-        server.customer = Customer.objects.for_organization(organization).filter(external_id=customer).first()
+        found_customer = Customer.objects.for_organization(organization).filter(external_id=customer).first()
+        # Of a customer that there is not, no value was stored.
+        server.customer = found_customer or server.customer
     server.save()
     return server
 

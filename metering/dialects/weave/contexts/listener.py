@@ -17,6 +17,7 @@ PROBE_SECONDS = 0.25
 class ListenerState:
     # False: this installation runs none.
     is_enabled: bool
+    # The open port; empty where there is only one with a shared key.
     address: str
     is_answering: bool
     # Whether programs on other machines reach it.
@@ -29,29 +30,30 @@ class ListenerState:
 
 def get_listener_state(request: HttpRequest) -> ListenerState:
     """Connects to the port once, which the listener takes for a heartbeat."""
-    is_enabled, has_secure_port = bool(settings.FORWARD_PORT), bool(settings.FORWARD_SECURE_PORT)
-    address = _address_for_clients(request, settings.FORWARD_PORT)
+    open_host, open_port = settings.FORWARD_HOST, settings.FORWARD_PORT
+    secure_host, secure_port = settings.FORWARD_SECURE_HOST, settings.FORWARD_SECURE_PORT
+    is_enabled = bool(open_port or secure_port)
+    host, port = (open_host, open_port) if open_port else (secure_host, secure_port)
+    address = _address_for_clients(request, open_host, open_port) if open_port else ""
     return ListenerState(
         is_enabled=is_enabled,
         address=address,
-        is_answering=is_enabled and _is_answering(_reachable_host(), settings.FORWARD_PORT),
-        is_local=_is_loopback(settings.FORWARD_HOST),
-        secure_address=_address_for_clients(request, settings.FORWARD_SECURE_PORT) if has_secure_port else "",
+        is_answering=is_enabled and _is_answering(_reachable_host(host), port),
+        is_local=_is_loopback(host),
+        secure_address=_address_for_clients(request, secure_host, secure_port) if secure_port else "",
         go_flags=f"-billing.ingester={address}",
         python=_python_example(address),
     )
 
 
-def _address_for_clients(request: HttpRequest, port: int) -> str:
+def _address_for_clients(request: HttpRequest, host: str, port: int) -> str:
     """Return the address as a client writes it: where the listener takes any address, the one of this page."""
-    host = settings.FORWARD_HOST
     if _is_unspecified(host):
         host = request.get_host().rsplit(":", 1)[0].strip("[]")
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _reachable_host() -> str:
-    host: str = settings.FORWARD_HOST
+def _reachable_host(host: str) -> str:
     return "localhost" if _is_unspecified(host) else host
 
 

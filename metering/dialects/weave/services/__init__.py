@@ -11,6 +11,7 @@ from metering.dialects.weave.services.instances import (
     update_weave_settings,
 )
 from metering.dialects.weave.services.intake import StoreResult, store_records
+from metering.dialects.weave.services.pruning import prune_unowned_records
 from metering.dialects.weave.services.quarantine import discard_quarantined
 from metering.dialects.weave.services.release import ReleaseResult, release_quarantined
 
@@ -21,6 +22,7 @@ __all__ = [
     "StoreResult",
     "discard_quarantined",
     "map_instance",
+    "prune_unowned_records",
     "release_quarantined",
     "store_records",
     "unmap_instance",

@@ -41,7 +41,7 @@ def map_instance(
     _check_word("customer", customer_external_id)
     try:
         with transaction.atomic():
-            _lock_mappings()
+            lock_mappings()
             instance = Instance.objects.create(
                 organization=organization,
                 internal_instance_id=internal_instance_id,
@@ -65,7 +65,7 @@ def map_instance(
 @transaction.atomic
 def unmap_instance(*, organization: Organization, internal_instance_id: str, actor: str) -> bool:
     """Quarantine the instance's records from now on; what was counted stays. Returns whether it was mapped."""
-    _lock_mappings()
+    lock_mappings()
     rows = Instance.objects.for_organization(organization).filter(internal_instance_id=internal_instance_id)
     count, _ = rows.delete()
     if count:
@@ -91,7 +91,8 @@ def update_weave_settings(*, organization: Organization, is_metric_auto_created:
     return settings
 
 
-def _lock_mappings() -> None:
+def lock_mappings() -> None:
+    """Be the only one in this transaction to change who is mapped to whom."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [MAPPING_LOCK])
 

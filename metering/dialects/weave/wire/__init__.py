@@ -4,7 +4,7 @@ Pure: no sockets, no clock, no database. Nothing here trusts a sender: every buf
 read is handed on as what it is, so that whoever asks decides what becomes of it.
 """
 
-from metering.dialects.weave.wire.carriers import Carried, ChunkTooLarge, encode_ack, open_message
+from metering.dialects.weave.wire.carriers import Carried, ChunkTooLarge, encode_ack, open_message, set_aside
 from metering.dialects.weave.wire.json_stream import JsonStream
 from metering.dialects.weave.wire.messages import (
     HEARTBEAT,
@@ -30,6 +30,7 @@ __all__ = [
     "encode_ack",
     "open_message",
     "open_stream",
+    "set_aside",
 ]
 
 

@@ -13,11 +13,19 @@ from typing import Any
 import msgspec
 
 from metering.dialects.weave.wire import msgpack_stream as msgpack
-from metering.dialects.weave.wire.messages import MAX_INFLATED_BYTES, MAX_SHOWN_BYTES, Undecodable, Unreadable
+from metering.dialects.weave.wire.messages import (
+    MAX_INFLATED_BYTES,
+    MAX_RECORD_BYTES,
+    MAX_SHOWN_BYTES,
+    Undecodable,
+    Unreadable,
+)
 
 # A sender's name for a chunk is 24 characters; what is much longer is not echoed.
 MAX_CHUNK_NAME = 1_024
 _GZIP = 31  # zlib's word for a gzip header and trailer
+
+_NO_ENTRY = "An entry is an array of a time and a record."
 
 _encode_json = msgspec.json.Encoder().encode
 _encode_msgpack = msgspec.msgpack.Encoder().encode
@@ -52,6 +60,14 @@ def open_message(message: Any) -> Carried:
     return _open_json(message)
 
 
+def set_aside(message: Any, error: Exception) -> Unreadable:
+    """Return what is kept of a message whose reading failed as nobody foresaw."""
+    if isinstance(message, Unreadable):
+        return message
+    content = message.data if isinstance(message, msgpack.RawMessage) else _encode_any(message)
+    return Unreadable(f"Reading the message failed: {type(error).__name__}.", content[:MAX_RECORD_BYTES])
+
+
 def encode_ack(chunk: str | bytes, *, is_json: bool) -> bytes:
     return (_encode_json if is_json else _encode_msgpack)({"ack": chunk})
 
@@ -60,7 +76,7 @@ def _open_json(message: Any) -> Carried:
     if not isinstance(message, list) or len(message) < 2:
         return Carried([_refuse(message)])
     if isinstance(message[1], list):
-        return Carried([_record_of(entry) for entry in message[1]], _chunk_of(message, 2))
+        return Carried(_json_records(message[1]), _chunk_of(message, 2))
     if len(message) < 3 or isinstance(message[1], str):
         return Carried([_refuse(message)])
     return _one_record(message[2], _chunk_of(message, 3))
@@ -91,13 +107,19 @@ def _one_record(record: Any, chunk: str | bytes | None) -> Carried:
 
 def _open_packed(packed: bytes, option: Any) -> Carried:
     chunk = _chunk_in(option)
-    if not isinstance(option, dict) or option.get("compressed") not in {"gzip", b"gzip"}:
+    if not _is_gzip(option):
         return Carried(_packed_entries(packed), chunk)
     try:
         inflated = _inflate(packed)
     except (zlib.error, EOFError) as error:
         return Carried([Unreadable(f"The chunk is not gzip: {error}", packed)], chunk)
     return Carried(_packed_entries(inflated), chunk, len(inflated))
+
+
+def _is_gzip(option: Any) -> bool:
+    # Compared, not looked up: what an option holds need not be hashable.
+    compressed = option.get("compressed") if isinstance(option, dict) else None
+    return isinstance(compressed, (str, bytes)) and compressed in ("gzip", b"gzip")
 
 
 def _inflate(packed: bytes) -> bytes:
@@ -130,19 +152,26 @@ def _entries(entries: Iterable[bytes]) -> Iterator[Any]:
 
 
 def _entry(entry: bytes) -> Iterator[Any]:
-    if not msgpack.is_array(entry[0]) or entry[0] in {0x90, 0x91}:
-        yield Unreadable("An entry is an array of a time and a record.", entry)
-        return
+    """Yield the entry's record; none where it is nil."""
     try:
-        record = msgpack.decode(entry)[1]
+        members = msgpack.decode(entry) if msgpack.is_array(entry[0]) else None
     except msgpack.DECODE_ERRORS as error:
-        record = _unreadable(entry, error)
-    if record is not None:
-        yield record
+        yield _unreadable(entry, error)
+        return
+    # An array has several encodings: how many members it has is known when it is decoded.
+    if not isinstance(members, list) or len(members) < 2:
+        yield Unreadable(_NO_ENTRY, entry)
+    elif members[1] is not None:
+        yield members[1]
 
 
-def _record_of(entry: Any) -> Any:
-    return entry[1] if isinstance(entry, list) and len(entry) >= 2 else _refuse(entry)
+def _json_records(entries: list[Any]) -> Iterator[Any]:
+    """Yield the entries' records, without those that are nil."""
+    for entry in entries:
+        if not isinstance(entry, list) or len(entry) < 2:
+            yield Unreadable(_NO_ENTRY, _encode_any(entry))
+        elif entry[1] is not None:
+            yield entry[1]
 
 
 def _decoded(member: bytes) -> Any:
@@ -163,8 +192,10 @@ def _refuse(content: Any) -> Unreadable:
 def _encode_any(content: Any) -> bytes | str:
     try:
         return _encode_json(content)
-    except (UnicodeEncodeError, RecursionError, ValueError, TypeError, OverflowError):
+    except (UnicodeEncodeError, ValueError, TypeError, OverflowError):
         return ascii(content)[:MAX_SHOWN_BYTES]
+    except RecursionError:
+        return "It is nested too deeply to be shown."
 
 
 def _option_of(members: list[bytes], place: int) -> Any:
@@ -176,6 +207,16 @@ def _chunk_of(message: list[Any], place: int) -> str | bytes | None:
 
 
 def _chunk_in(option: Any) -> str | bytes | None:
-    """Return the chunk that the sender waits for: that it names one asks for an acknowledgement."""
+    """Return the chunk that the sender waits for: that it names one asks for an acknowledgement.
+
+    A name that cannot be sent back, for it holds halves of characters, is none.
+    """
     chunk = option.get("chunk") if isinstance(option, dict) else None
-    return chunk if isinstance(chunk, (str, bytes)) and len(chunk) <= MAX_CHUNK_NAME else None
+    if not isinstance(chunk, (str, bytes)) or len(chunk) > MAX_CHUNK_NAME:
+        return None
+    if isinstance(chunk, str):
+        try:
+            chunk.encode()
+        except UnicodeEncodeError:
+            return None
+    return chunk

@@ -23,7 +23,7 @@ from meterbook.errors import AuthenticationError, MeterbookError, NotFoundError,
 from meterbook.outbox import BufferCounters
 from meterbook.tracking.options import Sources, TrackingOptions
 from meterbook.tracking.queue import RequestQueue, attempt
-from meterbook.tracking.routes import ALL_BODIES, BodyNeeds
+from meterbook.tracking.routes import UNKNOWN, BodyNeeds
 from meterbook.tracking.watch import Watch, encode_request
 from meterbook.transport import SyncTransport
 from meterbook.verbs import requests, settings
@@ -75,8 +75,8 @@ class RequestRecorder:
         self._transport = transport
         self._sources = Sources.read(options)
         self.tracking = self._sources.without_server()
-        # What bodies the routes' expressions read; as long as nobody knows, all that might be.
-        self.bodies: BodyNeeds = ALL_BODIES
+        # What bodies the routes' expressions read.
+        self.bodies: BodyNeeds = UNKNOWN
         self._start_afresh()
         atexit.register(self._close_at_exit)
         _live_recorders.add(self)
@@ -90,6 +90,8 @@ class RequestRecorder:
         self._queue: RequestQueue | None = None  # the thread's
         # What was not looked at yet, and everything without a verdict, those included.
         self._arrived: deque[Watch] = deque()
+        # Requests with bodies, as long as nobody knows whether these are to be sent; for whoever takes what arrived.
+        self._held: deque[Watch] = deque()
         self._waiting_count = self._waiting_bytes = 0
         # All that was ever taken in; what of it was given up, and what was never taken in.
         self._taken_count = self._discarded_count = 0
@@ -102,6 +104,8 @@ class RequestRecorder:
         # Everything up to this many must go now, whether or not a batch is full.
         self._flush_target = 0
         self._is_asked = self._is_closed = self._is_stopped = self._is_overflowing = False
+        # Whether the recorder was closed and the routes could not be looked up once more.
+        self._is_look_up_over = False
         self._look_up_at = self._not_before = 0.0
         self.last_failure: Exception | None = None
 
@@ -196,6 +200,8 @@ class RequestRecorder:
         with self._changed:
             target = self._flush_target = self._taken_count
             self._is_asked, self._not_before = True, 0.0
+            if not self.bodies.is_known:
+                self._look_up_at = 0.0
             if self._waiting_count:
                 self._wake()
             self._changed.wait_for(lambda: self._is_stopped or self._departed_count >= target, timeout)
@@ -283,8 +289,8 @@ class RequestRecorder:
                 self._written_count += 1
                 self._changed.notify_all()
                 self._wake_at = 1
-                self._changed.wait_for(lambda: self._arrived or self._is_stopped)
-                if not self._arrived:
+                self._changed.wait_for(lambda: self._arrived or self._is_stopped or (self._held and self._may_release))
+                if self._is_stopped and not self._arrived and not self._held:
                     return
                 self._wake_at = NEVER
                 is_stopped = self._is_stopped
@@ -292,18 +298,38 @@ class RequestRecorder:
                 time.sleep(SPOOL_SECONDS)
 
     def _look_up(self) -> None:
-        """Learn the server's settings and what its routes read of bodies, from time to time."""
+        """Learn what the server's routes read of bodies, and its settings, from time to time."""
         now = time.monotonic()
         if now < self._look_up_at:
             return
+        is_last = self._is_closed
         self._look_up_at = now + LOOKUP_SECONDS
-        found = self._ask(settings.get_all(), if_refused={})
-        if found is None:
-            return
-        self.tracking = self._sources.with_server(found)
         routes = self._ask(requests.list_routes(), if_refused=[])
-        if routes is not None:
-            self.bodies = BodyNeeds.of(routes)
+        if routes is None:
+            if is_last:
+                self._end_look_up()
+            elif self._is_closed:  # meanwhile: this was not the last time
+                self._look_up_at = 0.0
+            return
+        self.bodies = BodyNeeds.of(routes)
+        with self._changed:
+            self._changed.notify_all()  # what is held can go
+        found = self._ask(settings.get_all(), if_refused={})
+        if found is not None:
+            self.tracking = self._sources.with_server(found)
+
+    def _end_look_up(self) -> None:
+        """Give up asking for the routes: what is held goes without its bodies, rather than not at all."""
+        with self._changed:
+            is_news, self._is_look_up_over = not self._is_look_up_over, True
+            self._changed.notify_all()
+        if is_news and not self.bodies.is_known:
+            logger.warning("The routes could not be looked up: requests that are still held go without their bodies.")
+
+    @property
+    def _may_release(self) -> bool:
+        """Whether nobody needs to wait for the routes any more, in order to send a request with bodies."""
+        return self.bodies.is_known or self._is_look_up_over or self._is_stopped
 
     def _ask(self, plan: Plan[T], *, if_refused: T) -> T | None:
         """Return the answer, or None where there is none at present. Either way it is asked for again later."""
@@ -329,9 +355,15 @@ class RequestRecorder:
         """Encode what has arrived and queue it, on disk first where there is a spool."""
         with self._changed:
             arrived, self._arrived = self._arrived, deque()
+        if self._may_release:
+            arrived.extendleft(reversed(self._held))
+            self._held.clear()
         queue.adjust(self.tracking)
         while arrived:
             watch = arrived.popleft()
+            if watch.has_bodies and not self._may_release:
+                self._held.append(watch)
+                continue
             size: int | None = None
             try:
                 encoded = encode_request(
@@ -367,7 +399,7 @@ class RequestRecorder:
         if seconds is None:
             left_behind = queue.adopt(now=now)
             self._take_over(left_behind)
-            return 0.0 if left_behind else None
+            return 0.0 if left_behind else self._seconds_until_look_up(now)
         if self._departed_count < self._flush_target:
             seconds = 0.0
         seconds = max(seconds, self._not_before - now)
@@ -375,6 +407,10 @@ class RequestRecorder:
             self._send(queue)
             return 0.0
         return seconds
+
+    def _seconds_until_look_up(self, now: float) -> float | None:
+        """None where nothing waits for it."""
+        return max(self._look_up_at - now, 0.0) if self._held and not self._may_release else None
 
     def _send(self, queue: RequestQueue) -> None:
         batch = queue.next_batch()

@@ -43,8 +43,12 @@ class BodyNeeds:
 
     reads_requests: bool
     reads_responses: bool
-    # None: all that was copied.
+    # None: the routes are not known yet.
     readers: Sequence[_Reader] | None
+
+    @property
+    def is_known(self) -> bool:
+        return self.readers is not None
 
     @classmethod
     def of(cls, routes: Iterable[Mapping[str, Any]]) -> Self:
@@ -55,15 +59,13 @@ class BodyNeeds:
         )
 
     def find(self, watch: Watch) -> tuple[bool, bool]:
-        """Return whether the request's body and the response's are wanted."""
-        if self.readers is None:
-            return self.reads_requests, self.reads_responses
-        fitting = [reader for reader in self.readers if reader.fits(watch)]
+        """Return whether the request's body and the response's are wanted; neither, as long as nobody knows."""
+        fitting = [reader for reader in self.readers or () if reader.fits(watch)]
         return any(reader.reads_request for reader in fitting), any(reader.reads_response for reader in fitting)
 
 
-NO_BODIES = BodyNeeds(reads_requests=False, reads_responses=False, readers=())
-ALL_BODIES = BodyNeeds(reads_requests=True, reads_responses=True, readers=None)
+# Any body may turn out to be needed: they are copied, and wait in memory until the routes are known.
+UNKNOWN = BodyNeeds(reads_requests=True, reads_responses=True, readers=None)
 
 
 def _reader(route: Mapping[str, Any]) -> _Reader:

@@ -103,6 +103,10 @@ class Watch:
         copies = (self.request_body, self.response_body)
         return BASE_WEIGHT + len(self.path) + len(self.query or "") + sum(copy.weight for copy in copies if copy)
 
+    @property
+    def has_bodies(self) -> bool:
+        return any(copy is not None and copy.weight for copy in (self.request_body, self.response_body))
+
     def take_request(self, piece: bytes) -> None:
         self._received_bytes += len(piece)
         if self.request_body is not None:
