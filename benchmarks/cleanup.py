@@ -25,7 +25,7 @@ from metering.services.metrics import create_metric
 
 BATCH_EVENTS = 1_000
 FULL_SPEED_SECONDS = 4.0
-ALONE_SECONDS = 8.0
+ALONE_SECONDS = 5.0
 # The load is under way when the cleanup begins, and still when it ends.
 LEAD_SECONDS = 2.0
 LOOK_SECONDS = 0.2

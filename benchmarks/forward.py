@@ -15,7 +15,7 @@ from benchmarks.forward_load import INSTANCES, ForwardLoad, send_forward
 from benchmarks.installation import Installation
 from benchmarks.load import LoadFailed
 from benchmarks.report import Measurement
-from benchmarks.tenant import Tenant, create_tenant
+from benchmarks.tenant import Tenant, create_tenant, empty_hot_tables
 from metering.dialects.weave.services import map_instance
 from metering.models import IngestBatch
 
@@ -48,7 +48,8 @@ def measure_throughput(installation: Installation, tenant: Tenant, *, seconds: f
 
 
 def measure_latency(installation: Installation, *, seconds: float) -> Measurement:
-    """Send at a steady pace, each record acknowledged by itself."""
+    """Send at a steady pace, each record acknowledged by itself. Begins as every part does: on empty tables."""
+    empty_hot_tables()
     load = _load(installation, seconds=seconds, connections=PACED_CONNECTIONS)
     outcome = send_forward(msgspec.structs.replace(load, records_per_second=PACED_RECORDS_PER_SECOND))
     latencies = sorted(outcome.latencies_ms)

@@ -52,11 +52,11 @@ class Scale:
     """How much of everything: seconds per run, events of the two histories, members."""
 
     ceiling_batches: int = 250
-    ingest_seconds: float = 3.5
+    ingest_seconds: float = 2.5
     together_seconds: float = 60.0
-    forward_seconds: float = 8.0
+    forward_seconds: float = 6.0
     cleanup_events: int = 1_000_000
-    cleanup_seconds: float = 75.0
+    cleanup_seconds: float = 45.0
     middleware_requests: int = 10_000
     alert_seconds: float = 22.0
     streams_seconds: float = 4.0
@@ -64,8 +64,8 @@ class Scale:
     large_history: int = 10_000_000
     member_count: int = 1_000_000
     read_repeats: int = 200
-    read_seconds: float = 1.5
-    report_seconds: float = 0.7
+    read_seconds: float = 1.2
+    report_seconds: float = 0.5
 
 
 FULL = Scale()
