@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -18,7 +18,7 @@ from alerts.services.quotas import DEFAULT_WARNING_PERCENTS, MAX_WARNINGS, SETTI
 from common.errors import ApplicationError, FieldError
 from common.numbers import exact_text
 from metering.api.serializers import Quantity
-from metering.forms import CUSTOMER_ATTRIBUTES, filters_text, metric_choices, parse_filters
+from metering.forms import CUSTOMER_ATTRIBUTES, filters_text, iterate_messages, metric_choices, parse_filters
 from metering.models import Metric
 
 KIND_CHOICES = [
@@ -89,7 +89,7 @@ class ThresholdForm(forms.Form):
             told = set(self.errors)
             for name, problem in shape.errors.items():
                 if (field := FIELD_OF.get(name, name)) not in told:
-                    self.add_error(field, list(_messages(problem)))
+                    self.add_error(field, list(iterate_messages(problem)))
         if self.errors:
             return cleaned
         return {**cleaned, "changes": shape.changes_of(shape.validated_data)}
@@ -149,18 +149,6 @@ def _initial_of(threshold: Threshold) -> dict[str, Any]:
     }
 
 
-def _messages(problem: Any) -> Iterator[str]:
-    """Yield the sentences of DRF's nested errors."""
-    if isinstance(problem, Mapping):
-        for nested in problem.values():
-            yield from _messages(nested)
-    elif isinstance(problem, list):
-        for nested in problem:
-            yield from _messages(nested)
-    else:
-        yield str(problem)
-
-
 # --- quotas ---------------------------------------------------------------------------------------------------
 
 
@@ -187,7 +175,7 @@ class QuantityField(forms.CharField):
         try:
             return Quantity().run_validation(text)
         except serializers.ValidationError as error:
-            raise forms.ValidationError(list(_messages(error.detail))) from None
+            raise forms.ValidationError(list(iterate_messages(error.detail))) from None
 
     def prepare_value(self, value: Any) -> Any:
         return exact_text(value) if isinstance(value, Decimal) else value

@@ -167,7 +167,7 @@ class MetricForm(forms.Form):
         shape = MetricWrite(data=self._as_request(cleaned))
         if not shape.is_valid():
             for name, problem in shape.errors.items():
-                self.add_error(FIELD_OF.get(name, name), list(_messages(problem)))
+                self.add_error(FIELD_OF.get(name, name), list(iterate_messages(problem)))
             return cleaned
         return {**cleaned, "fields": shape.fields_of(shape.validated_data)}
 
@@ -208,14 +208,14 @@ def _initial_of(metric: Metric) -> dict[str, Any]:
     }
 
 
-def _messages(problem: Any) -> Iterator[str]:
+def iterate_messages(problem: Any) -> Iterator[str]:
     """Yield the sentences of DRF's nested errors."""
     if isinstance(problem, Mapping):
         for nested in problem.values():
-            yield from _messages(nested)
+            yield from iterate_messages(nested)
     elif isinstance(problem, list):
         for nested in problem:
-            yield from _messages(nested)
+            yield from iterate_messages(nested)
     else:
         yield str(problem)
 

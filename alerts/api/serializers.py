@@ -11,9 +11,8 @@ from alerts.domain import ThresholdKind
 from alerts.models import Threshold
 from common.api import Flag, ListQuery, StrictSerializer, Text, WholeNumber
 from common.numbers import exact_text
-from metering.api.serializers import ExactText, Quantity, checked_threshold_code
+from metering.api.serializers import DimensionFilters, ExactText, Quantity, checked_threshold_code
 
-MAX_FILTERED_VALUES = 100
 MAX_NAMES = 100
 MAX_SILENCE_SECONDS = 366 * 86_400
 LEAST_SILENCE_SECONDS = 60
@@ -26,35 +25,13 @@ KIND_FIELDS = {
 }
 
 
-class Filters(serializers.Field):
-    """`{"region": "us"}` or `{"region": ["us", "eu"]}`: a value, or any of several, for each dimension named."""
-
-    def to_internal_value(self, data: Any) -> dict[str, list[str]]:
-        if not isinstance(data, dict):
-            raise serializers.ValidationError("A filter is an object of dimensions and their values.")
-        return {str(key): self._values(key, values) for key, values in data.items()}
-
-    def to_representation(self, value: dict[str, list[str]]) -> dict[str, list[str]]:
-        return value
-
-    def _values(self, key: str, values: Any) -> list[str]:
-        several = [values] if isinstance(values, str) else values
-        if (
-            not isinstance(several, list)
-            or not 0 < len(several) <= MAX_FILTERED_VALUES
-            or not all(isinstance(value, str) and len(value) <= 1000 and "\x00" not in value for value in several)
-        ):
-            raise serializers.ValidationError({key: f"A value, or 1 to {MAX_FILTERED_VALUES} of them."})
-        return sorted(set(several))
-
-
 class ThresholdFields(StrictSerializer):
     code = ExactText(max_length=64)
     value = Quantity(required=False)
     percent_of_included = Quantity(required=False)
     projected = Quantity(required=False)
     silence_seconds = WholeNumber(min_value=LEAST_SILENCE_SECONDS, max_value=MAX_SILENCE_SECONDS, required=False)
-    filter = Filters(required=False)
+    filter = DimensionFilters(required=False)
     recurring = Flag(required=False)
 
     def validate_code(self, code: str) -> str:

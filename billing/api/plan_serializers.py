@@ -18,9 +18,8 @@ from billing.queries.charges import Charge
 from billing.services.plans import MAX_PRICES, MAX_TRIAL_DAYS, PriceDefinition, VersionDefinition
 from common.api import Flag, ListQuery, StrictSerializer, Text, WholeNumber
 from common.numbers import exact_text
-from metering.api.serializers import CODE, ExactText, Quantity
+from metering.api.serializers import CODE, DimensionFilters, ExactText, Quantity
 
-MAX_FILTERED_VALUES = 100
 MAX_FILTERS = 16
 PLAIN_TERMS = ("amount", "package_size", "minimum", "maximum")
 
@@ -32,26 +31,13 @@ PLAIN_TERMS = ("amount", "package_size", "minimum", "maximum")
         "additionalProperties": {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
     }
 )
-class PriceFilters(serializers.Field):
-    """`{"region": "us"}` or `{"region": ["us", "eu"]}`: a value, or any of several, for each dimension named."""
+class PriceFilters(DimensionFilters):
+    """The filters of a price, which are of a bounded number."""
 
     def to_internal_value(self, data: Any) -> dict[str, list[str]]:
-        if not isinstance(data, dict) or len(data) > MAX_FILTERS:
+        if isinstance(data, dict) and len(data) > MAX_FILTERS:
             raise serializers.ValidationError("A filter is an object of dimensions and their values.")
-        return {str(key): self._values(key, values) for key, values in data.items()}
-
-    def to_representation(self, value: dict[str, list[str]]) -> dict[str, list[str]]:
-        return value
-
-    def _values(self, key: str, values: Any) -> list[str]:
-        several = [values] if isinstance(values, str) else values
-        if (
-            not isinstance(several, list)
-            or not 0 < len(several) <= MAX_FILTERED_VALUES
-            or not all(isinstance(value, str) and len(value) <= 1000 and "\x00" not in value for value in several)
-        ):
-            raise serializers.ValidationError({str(key): f"A value, or 1 to {MAX_FILTERED_VALUES} of them."})
-        return sorted(set(several))
+        return super().to_internal_value(data)
 
 
 class TierWrite(StrictSerializer):

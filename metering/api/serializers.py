@@ -21,6 +21,7 @@ from metering.models import Aggregation, Metric, PeriodType
 MODES = [mode.value for mode in Mode]
 MAX_DIMENSIONS = 16
 MAX_DIMENSION_VALUES = 1000
+MAX_FILTERED_VALUES = 100
 MAX_THRESHOLDS = 8
 MAX_PERIOD_DAYS = 3660
 CODE = re.compile(r"[a-z0-9_.:-]{1,64}\Z", re.ASCII)
@@ -49,6 +50,28 @@ class Quantity(serializers.DecimalField):
 
     def to_representation(self, value: Any) -> str:
         return exact_text(Decimal(value))
+
+
+class DimensionFilters(serializers.Field):
+    """`{"region": "us"}` or `{"region": ["us", "eu"]}`: a value, or any of several, for each dimension named."""
+
+    def to_internal_value(self, data: Any) -> dict[str, list[str]]:
+        if not isinstance(data, dict):
+            raise serializers.ValidationError("A filter is an object of dimensions and their values.")
+        return {str(key): self._values(key, values) for key, values in data.items()}
+
+    def to_representation(self, value: dict[str, list[str]]) -> dict[str, list[str]]:
+        return value
+
+    def _values(self, key: str, values: Any) -> list[str]:
+        several = [values] if isinstance(values, str) else values
+        if (
+            not isinstance(several, list)
+            or not 0 < len(several) <= MAX_FILTERED_VALUES
+            or not all(isinstance(value, str) and len(value) <= 1000 and "\x00" not in value for value in several)
+        ):
+            raise serializers.ValidationError({key: f"A value, or 1 to {MAX_FILTERED_VALUES} of them."})
+        return sorted(set(several))
 
 
 class ExactText(Text):

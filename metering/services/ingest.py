@@ -41,13 +41,16 @@ class IngestResult:
     """The verdicts of one request. `errors` are in the order of the request; conflicts are among the rejected."""
 
     stored: int = 0
-    duplicates: int = 0
     duplicate_indexes: list[int] = field(default_factory=list)
     errors: list[EventError] = field(default_factory=list)
     first_offset: int | None = None
     last_offset: int | None = None
     # Keys that the server made, by index: a sender without keys learns them here.
     generated_keys: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def duplicates(self) -> int:
+        return len(self.duplicate_indexes)
 
     @property
     def rejected(self) -> int:
@@ -241,7 +244,6 @@ def _settle_known(organization: Organization, events: list[AdmittedEvent], resul
     for comparison in store_events.compare_staged(organization_id=organization.pk):
         event = events[comparison.offset & ((1 << OFFSET_BITS) - 1)]
         if comparison.is_same:
-            result.duplicates += 1
             result.duplicate_indexes.append(event.index)
         else:
             message = "An event with this key and other content is stored already."

@@ -5,7 +5,7 @@ What a route may be is said once, in the API's shapes, and what a setting may be
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from django import forms
@@ -22,7 +22,7 @@ from metering.dialects.gateway.models import (
     Route,
 )
 from metering.dialects.gateway.services.settings import SETTINGS, list_values
-from metering.forms import metric_choices
+from metering.forms import iterate_messages, metric_choices
 from metering.models import Metric
 
 MODE_CHOICES = [
@@ -104,7 +104,7 @@ class RouteForm(forms.Form):
         shape = (RouteWrite if "id" in self.fields else RouteFields)(data=body)
         if not shape.is_valid():
             for name, problem in shape.errors.items():
-                self.add_error(name, list(_messages(problem)))
+                self.add_error(name, list(iterate_messages(problem)))
             return cleaned
         return {**cleaned, "body": dict(shape.validated_data)}
 
@@ -190,15 +190,3 @@ def _initial_of(route: Route) -> dict[str, Any]:
         "method": "" if route.method == ANY_METHOD else route.method,
         "metric": route.metric.code if route.metric else "",
     }
-
-
-def _messages(problem: Any) -> Iterator[str]:
-    """Yield the sentences of DRF's nested errors."""
-    if isinstance(problem, Mapping):
-        for nested in problem.values():
-            yield from _messages(nested)
-    elif isinstance(problem, list):
-        for nested in problem:
-            yield from _messages(nested)
-    else:
-        yield str(problem)
