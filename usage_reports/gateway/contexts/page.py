@@ -199,7 +199,9 @@ def _figures(summary: Summary) -> list[Figure]:
     classes = ", ".join(f"{count:,} {name}" for name, count in summary.by_status.items())
     return [
         Figure("Requests", Decimal(totals.requests), note=classes),
-        Figure("Error rate", _error_percent(totals.errors, totals.requests), "%", f"{totals.errors:,} errors"),
+        Figure(
+            "Error rate", _error_percent(totals.errors, totals.requests), "%", f"{totals.errors:,} answered 4xx or 5xx"
+        ),
         Figure("p50 latency", _shown(latency.p50), "ms", "the median"),
         Figure("p95 latency", _shown(latency.p95), "ms", "within 2\u202f%"),
         Figure("p99 latency", _shown(latency.p99), "ms", "within 2\u202f%"),
