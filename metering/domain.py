@@ -38,6 +38,23 @@ OFFSET_BITS = 13
 MAX_BATCH_EVENTS = 5000  # below 2 ** OFFSET_BITS; the contract's limit
 
 
+@dataclass(frozen=True, slots=True)
+class Cutoff:
+    """A point in an organization's history of commits, drawn by `metering.services.cutoffs`.
+
+    Known at it is exactly what was committed before it: the events of batches, and the voids, with a lesser id.
+    """
+
+    id: int
+    # When it was drawn: for people to read. No number depends on it.
+    at: datetime
+
+    @property
+    def offset(self) -> int:
+        """The first offset that is not known."""
+        return self.id << OFFSET_BITS
+
+
 class Granularity(StrEnum):
     MINUTE = "minute"
     HOUR = "hour"

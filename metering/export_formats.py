@@ -10,6 +10,7 @@ from typing import IO, Any, NamedTuple
 
 import msgspec
 
+from common.moments import rfc3339
 from common.numbers import exact_text
 from metering.queries.exports import Cell, Column, ColumnKind, ExportSelection, UsageTable
 
@@ -32,10 +33,6 @@ class ExportFormat(NamedTuple):
 def _chunks(rows: Iterator[tuple[Cell, ...]]) -> Iterator[list[tuple[Cell, ...]]]:
     while chunk := list(islice(rows, ROWS_AT_ONCE)):
         yield chunk
-
-
-def _moment(at: datetime) -> str:
-    return at.isoformat().replace("+00:00", "Z")
 
 
 # --- CSV ------------------------------------------------------------------------------------------------------
@@ -77,7 +74,7 @@ CSV_CELLS: dict[ColumnKind, Callable[[Any], str]] = {
     ColumnKind.TEXT: _csv_text,
     ColumnKind.QUANTITY: exact_text,
     ColumnKind.COUNT: str,
-    ColumnKind.TIME: _moment,
+    ColumnKind.TIME: rfc3339,
     ColumnKind.FLAG: _csv_flag,
 }
 
@@ -98,7 +95,7 @@ def _json_cell(cell: Cell) -> str | int | bool | None:
         case Decimal():
             return exact_text(cell)
         case datetime():
-            return _moment(cell)
+            return rfc3339(cell)
     return cell
 
 

@@ -233,6 +233,8 @@ class EventVoid(models.Model):
     actor = models.CharField(max_length=320)
     replacement_key = models.CharField(max_length=256, blank=True, db_collation="C")
     voided_at = models.DateTimeField()
+    # From the sequence of the batch ids, drawn under the rollup lock: cut-offs with a greater id know of the void.
+    known_id = models.BigIntegerField(default=0)
 
     objects = TenantManager()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -19,6 +18,7 @@ from accounts.api.base import CallerView
 from accounts.domain import Scope
 from common.api import decode_cursor, encode_cursor, invalid_input, take_page
 from common.errors import InvalidInput, NotFound
+from common.moments import rfc3339
 from common.numbers import exact_text
 from common.times import parse_time
 from metering import queries
@@ -43,19 +43,15 @@ def event_json(event: EventRow) -> dict[str, Any]:
         "customer": event.customer,
         "type": event.type,
         "value": event.member if event.value is None else exact_text(event.value),
-        "timestamp": _time_text(event.timestamp),
-        "received_at": _time_text(event.received_at),
+        "timestamp": rfc3339(event.timestamp),
+        "received_at": rfc3339(event.received_at),
         "properties": event.properties,
         "operation": event.operation,
         "offset": str(event.offset),
-        "voided_at": None if event.voided_at is None else _time_text(event.voided_at),
+        "voided_at": None if event.voided_at is None else rfc3339(event.voided_at),
         "void_reason": event.void_reason,
         "replaced_by": event.replacement_key or None,
     }
-
-
-def _time_text(moment: datetime) -> str:
-    return moment.isoformat().replace("+00:00", "Z")
 
 
 def _exact_response(body: dict[str, Any]) -> HttpResponse:
@@ -86,7 +82,7 @@ class EventListView(FreeNamesView):
             limit=limit + 1,
         )
         page = rows[:limit]
-        next_cursor = encode_cursor(_time_text(page[-1].timestamp), page[-1].offset) if len(rows) > limit else None
+        next_cursor = encode_cursor(rfc3339(page[-1].timestamp), page[-1].offset) if len(rows) > limit else None
         return _exact_response({"data": [event_json(event) for event in page], "next_cursor": next_cursor})
 
     def _properties(self) -> dict[str, str]:
@@ -200,7 +196,7 @@ def _inbox_json(row: InboxEvent) -> dict[str, Any]:
         "code": row.code,
         "message": row.message,
         "state": row.state,
-        "received_at": _time_text(row.received_at),
+        "received_at": rfc3339(row.received_at),
         "event": msgspec.Raw(row.payload.encode()),
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -17,6 +17,7 @@ from rest_framework.response import Response
 
 from accounts.domain import Scope
 from common.errors import InvalidInput
+from common.moments import rfc3339
 from common.numbers import exact_text
 from metering import queries
 from metering.api import serializers as shapes
@@ -219,7 +220,7 @@ def series_json(series: queries.UsageSeries) -> dict[str, Any]:
     # All lines share one time axis, whose times are written as text once: a year of days for many customers is
     # mostly times.
     axis = series.lines[0].points if series.lines else []
-    times = [point.start.astimezone(UTC).isoformat().replace("+00:00", "Z") for point in axis]
+    times = [rfc3339(point.start) for point in axis]
     return {
         "start": series.start,
         "end": series.end,

@@ -1,10 +1,10 @@
 """The API call that answers with the numbers of a chart."""
 
 from collections.abc import Sequence
-from datetime import datetime
 
 from django.http import HttpRequest
 
+from common.moments import rfc3339
 from metering.contexts.address import filter_parameters
 from metering.contexts.view import MetricView
 
@@ -14,8 +14,8 @@ def usage_call(request: HttpRequest, view: MetricView) -> str:
     address = view.address
     parameters = [
         ("metric", view.metric.code),
-        ("from", api_time(view.span.start)),
-        ("to", api_time(view.span.end)),
+        ("from", rfc3339(view.span.start)),
+        ("to", rfc3339(view.span.end)),
         ("granularity", address.granularity.value),
         ("tz", str(view.zone)),
     ]
@@ -35,10 +35,6 @@ def series_command(request: HttpRequest, parameters: Sequence[tuple[str, str]]) 
         *(f"--data-urlencode {shell_quoted(f'{name}={value}')}" for name, value in parameters),
     ]
     return " \\\n  ".join(lines)
-
-
-def api_time(value: datetime) -> str:
-    return value.isoformat().replace("+00:00", "Z")
 
 
 def shell_quoted(text: str) -> str:

@@ -1,5 +1,6 @@
 """Reads of metering; `usage` is the only place where a usage number is computed."""
 
+from metering.queries.counted_events import CountedEvent, iterate_counted_events
 from metering.queries.events import EventRow, find_event, list_events, list_inbox
 from metering.queries.metrics import get_known_metric, get_metric, list_active_metrics
 from metering.queries.periods import current_period, period_of_month, previous_period, usage_zone
@@ -12,6 +13,7 @@ from metering.queries.usage import (
     get_series,
     get_usage,
     list_breakdown,
+    list_customer_groups,
     list_customer_values,
     list_groups,
     list_values,
@@ -19,6 +21,7 @@ from metering.queries.usage import (
 
 __all__ = [
     "BreakdownRow",
+    "CountedEvent",
     "EventRow",
     "Point",
     "SeriesLine",
@@ -30,8 +33,10 @@ __all__ = [
     "get_metric",
     "get_series",
     "get_usage",
+    "iterate_counted_events",
     "list_active_metrics",
     "list_breakdown",
+    "list_customer_groups",
     "list_customer_values",
     "list_events",
     "list_groups",

@@ -1,8 +1,8 @@
 """Where a customer's name is written in the rows of their organization, other than as the customer's own.
 
 Looks through every text and JSON column of every app's tables, so that a table that comes later is looked through
-without being named here. Left out are what people defined (metrics, projects, routes), words of a fixed
-vocabulary, and the hot tables, which hold no names but in rows of the customer's own.
+without being named here. Left out are what people defined (metrics, projects, routes), what was printed
+on invoices, words of a fixed vocabulary, and the hot tables, which hold no names but in rows of the customer's own.
 """
 
 from __future__ import annotations
@@ -31,10 +31,12 @@ DEFINITIONS = frozenset(
         "accounts.Invitation",
         "accounts.Membership",
         "accounts.Project",
+        "billing.BillingSettings",
         "billing.Plan",
         "billing.PlanVersion",
         "billing.Price",
         "billing.StripeMeter",
+        "billing.TaxRate",
         "gateway.GatewaySettings",
         "gateway.Route",
         "metering.Erasure",
@@ -43,10 +45,13 @@ DEFINITIONS = frozenset(
         "metering.TypeHorizon",
     }
 )
-# Columns of words and of identities that clients hold on to.
+# What was printed for somebody who pays is kept as it was: a finalised invoice never changes.
+DOCUMENTS = frozenset({"billing.Invoice", "billing.InvoiceLine"})
+# Columns of words, of numbers, and of identities that clients hold on to.
 FIXED_COLUMNS = frozenset(
     {
         "actor",
+        "billed_quantities",
         "catalog",
         "code",
         "currency",
@@ -71,6 +76,7 @@ FIXED_COLUMNS = frozenset(
 )
 # What is done to a definition says its name, which may be the customer's by chance.
 ACTIONS_ON_DEFINITIONS = (
+    "billing_settings.",
     "environment.",
     "member.",
     "metric.",
@@ -79,6 +85,7 @@ ACTIONS_ON_DEFINITIONS = (
     "project.",
     "route.",
     "stripe_meter.",
+    "tax_rate.",
 )
 # Where even a name that could be any word or number is a customer's: columns, keys of JSON, and dimensions.
 CUSTOMER_KEYS = frozenset(
@@ -287,7 +294,7 @@ def _list_tables() -> list[tuple[type[models.Model], list[_Column], list[str]]]:
 
 
 def _may_hold_names(model: type[models.Model], field: models.Field[Any, Any]) -> bool:
-    if field.name in FIXED_COLUMNS or field.choices or field.primary_key:
+    if model._meta.label in DOCUMENTS or field.name in FIXED_COLUMNS or field.choices or field.primary_key:
         return False
     if model._meta.label == "accounts.Customer" and field.name == "external_id":
         return False  # a customer's own name

@@ -11,7 +11,7 @@ from django.db import connection, transaction
 
 from accounts.models import Organization
 from common.errors import InvalidInput
-from metering.domain import Cell, Cut, Span, cut_range
+from metering.domain import Cell, Cut, Cutoff, Span, cut_range
 from metering.models import Aggregation, Metric
 from metering.sql import usage as usage_sql
 from metering.sql.usage import CUSTOMER, Selection
@@ -51,7 +51,7 @@ class Reading:
         customer_id: int | None,
         filters: Filters | None,
         group_by: Sequence[str],
-        as_of: datetime | None,
+        as_of: datetime | Cutoff | None,
     ) -> Reading:
         is_summed_per_customer = metric.aggregation in {Aggregation.MAX, Aggregation.MIN, Aggregation.LATEST}
         selection = Selection(

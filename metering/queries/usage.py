@@ -28,6 +28,7 @@ from common.errors import InvalidInput
 from metering.domain import (
     EXACT,
     Cell,
+    Cutoff,
     Granularity,
     Mode,
     Span,
@@ -37,7 +38,7 @@ from metering.domain import (
 from metering.models import Aggregation, Metric
 from metering.queries.member_counts import count_members
 from metering.queries.members import list_members, union
-from metering.queries.reading import Filters, Group, Reading, group_lines, snapshot
+from metering.queries.reading import Filters, Group, LineKey, Reading, group_lines, snapshot
 from metering.queries.windows import GRANULARITIES, Windows
 from metering.sql.usage import CUSTOMER
 
@@ -109,7 +110,7 @@ def get_usage(
     end: datetime,
     customer_id: int | None = None,
     filters: Filters | None = None,
-    as_of: datetime | None = None,
+    as_of: datetime | Cutoff | None = None,
 ) -> Usage:
     """Return the usage over `[start, end)`."""
     rows = list_breakdown(
@@ -135,7 +136,7 @@ def list_breakdown(
     customer_id: int | None = None,
     customer_ids: Collection[int] | None = None,
     filters: Filters | None = None,
-    as_of: datetime | None = None,
+    as_of: datetime | Cutoff | None = None,
 ) -> list[BreakdownRow]:
     """Return one row per group that has events, the greatest value first. `customer` is a key like any dimension.
 
@@ -196,6 +197,48 @@ def list_values(
     return sorted((line for line in values if line[1]), key=lambda line: (-line[1], [name or "" for name in line[0]]))
 
 
+def list_customer_groups(
+    *,
+    organization: Organization,
+    metric: Metric,
+    start: datetime,
+    end: datetime,
+    group_by: Sequence[str],
+    customer_ids: Collection[int],
+    filters: Filters | None = None,
+    as_of: datetime | Cutoff | None = None,
+) -> dict[int, list[tuple[dict[str, str | None], Decimal]]]:
+    """Return, by their ids, the groups of each of the customers and the metric's value in them, in no order.
+
+    The same as a breakdown of each customer, in one read. `group_by` are dimensions; without any, a customer has one
+    group, `{}`. Who has no events there is not in the answer. Two statements where whole buckets answer and members
+    do not count, whoever is asked for.
+    """
+    assert CUSTOMER not in group_by
+    reading = Reading.prepare(organization, metric, None, filters, (CUSTOMER, *group_by), as_of)
+    reading = replace(reading, selection=replace(reading.selection, customer_ids=list(customer_ids)))
+    spans = [Span(start, end)]
+    with snapshot(metric):
+        values = _count_lines(reading, spans) if reading.counts_members else _read_lines(reading, spans)
+    customers: dict[int, list[tuple[dict[str, str | None], Decimal]]] = {}
+    for (customer_id, group), value in values.items():
+        assert customer_id is not None  # lines are per customer
+        customers.setdefault(customer_id, []).append((dict(zip(group_by, group, strict=True)), value))
+    return customers
+
+
+def _count_lines(reading: Reading, spans: Sequence[Span]) -> dict[LineKey, Decimal]:
+    """Return how many members each line has that has events: every event that counts adds or removes one."""
+    members = list_members(reading, spans)
+    return {key: Decimal(len(cell.added)) for key, [cell] in members.items() if cell.added or cell.removed}
+
+
+def _read_lines(reading: Reading, spans: Sequence[Span]) -> dict[LineKey, Decimal]:
+    """Return the value of each line that has events: a bucket without any has no row."""
+    cells = reading.list_cells(spans, is_own_aggregate_only=True)
+    return {key: _value(reading.selection.metric, line, ()) for key, line in cells.items()}
+
+
 def list_customer_values(
     *,
     organization: Organization,
@@ -204,20 +247,22 @@ def list_customer_values(
     end: datetime,
     customer_ids: Collection[int],
     filters: Filters | None = None,
+    as_of: datetime | Cutoff | None = None,
 ) -> dict[int, Decimal]:
     """Return the value over `[start, end)` of each of the customers by its id: the same as `get_usage`, in one read."""
-    reading = Reading.prepare(organization, metric, None, filters, (CUSTOMER,), None)
-    reading = replace(reading, selection=replace(reading.selection, customer_ids=list(customer_ids)))
-    span = [Span(start, end)]
-    values = dict.fromkeys(customer_ids, ZERO)
-    with snapshot(metric):
-        if reading.counts_members:
-            lines = list_members(reading, span).items()
-            values.update((customer_id, Decimal(len(cell.added))) for (customer_id, _), [cell] in lines if customer_id)
-        else:
-            cells = reading.list_cells(span, is_own_aggregate_only=True).items()
-            values.update((customer_id, _value(metric, line, ())) for (customer_id, _), line in cells if customer_id)
-    return values
+    customers = list_customer_groups(
+        organization=organization,
+        metric=metric,
+        start=start,
+        end=end,
+        group_by=(),
+        customer_ids=customer_ids,
+        filters=filters,
+        as_of=as_of,
+    )
+    return {
+        customer_id: customers[customer_id][0][1] if customer_id in customers else ZERO for customer_id in customer_ids
+    }
 
 
 def list_groups(
@@ -254,7 +299,7 @@ def get_series(
     group_by: Sequence[str] = (),
     customer_id: int | None = None,
     filters: Filters | None = None,
-    as_of: datetime | None = None,
+    as_of: datetime | Cutoff | None = None,
 ) -> UsageSeries:
     """Return dense lines of one point per bucket that overlaps `[start, end)`.
 
@@ -281,7 +326,7 @@ def get_series(
         end=end,
         granularity=granularity,
         zone=zone,
-        complete_through=min(end, as_of or now),
+        complete_through=min(end, as_of.at if isinstance(as_of, Cutoff) else as_of or now),
         lines=[
             SeriesLine(
                 _name_group(group, group_by, names),

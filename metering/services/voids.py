@@ -19,7 +19,7 @@ from metering.incoming import IncomingEvent, MalformedEvent
 from metering.models import BatchState, Erasure, Event, EventVoid, Feed, IngestBatch, Metric
 from metering.services.ingest import IngestLimits, IngestResult, ingest_events
 from metering.services.wake import wake_followers
-from metering.sql import changes, recount, roll_up
+from metering.sql import changes, cutoffs, recount, roll_up
 from metering.sql.usage import KeptFrom, find_horizon
 
 MAX_REASON_CHARACTERS = 1000
@@ -72,6 +72,7 @@ def void_event(
         reason=reason,
         actor=actor,
         voided_at=now,
+        known_id=cutoffs.draw_id(),
     )
     try:
         with transaction.atomic():

@@ -14,7 +14,7 @@ from psycopg.sql import SQL, Composable, Identifier, Literal
 from metering.models import Metric
 from metering.sql import expressions
 
-# Held by whoever changes an organization's rollups: the worker, a void, a rebuild.
+# Held by whoever changes an organization's rollups: the worker, a void, a rebuild; and by who draws a cut-off.
 ROLLUP_LOCK = 0x4D42_0002
 
 _CREATE_STAGE = """

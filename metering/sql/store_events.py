@@ -16,7 +16,7 @@ from django.db import connection, transaction
 from metering.admission import AdmittedEvent
 from metering.domain import OFFSET_BITS
 
-# Shared by every ingest transaction of an organization, taken alone by a change of its metrics.
+# Shared by every ingest transaction of an organization, taken alone by a change of its metrics and by a cut-off.
 FENCE_LOCK = 0x4D42_0001
 
 _CREATE_STAGE = """
@@ -36,6 +36,7 @@ CREATE TEMPORARY TABLE IF NOT EXISTS event_stage (
 
 _EMPTY_STAGE = "DELETE FROM event_stage"
 
+# The fence first: `metering.services.cutoffs` relies on no id being drawn outside of it.
 _OPEN_BATCH = """
 SELECT pg_advisory_xact_lock_shared(%(lock)s, %(organization)s), nextval('metering_ingestbatch_id_seq')
 """

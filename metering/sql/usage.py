@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from django.db import connection
 from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
-from metering.domain import Cell, Cut, Span
+from metering.domain import Cell, Cut, Cutoff, Span
 from metering.models import Aggregation, Metric
 from metering.sql import expressions
 
@@ -39,7 +39,7 @@ class Selection:
     group_by: Sequence[str] = ()
     is_per_customer: bool = False
     # Only what was known then; such a read uses raw events alone.
-    as_of: datetime | None = None
+    as_of: datetime | Cutoff | None = None
 
     @property
     def uses_dimensions(self) -> bool:
@@ -256,25 +256,30 @@ _EDGE_EVENTS = """
     WHERE event."offset" >> 13 NOT IN (SELECT id FROM pending)
 """
 
-# What was known at a time: events that had arrived and were not yet voided. Raw events alone, so it costs a scan of
-# the range. Uses event_by_customer_time or event_by_time.
+# What was known at a time or a cut-off: events that were there and not yet voided. Raw events alone, so it costs a scan
+# of the range. Uses event_by_customer_time or event_by_time.
 _KNOWN_EVENTS = """
 fed_event AS (
-    SELECT event.customer_id, event.occurred_at, event."offset", event.operation,
+    SELECT event.customer_id, event.occurred_at, event."offset", event.operation, event.idempotency_key,
            {quantity} AS quantity, {member} AS member, {dimensions} AS dimensions
     FROM metering_event AS event
     WHERE event.organization_id = %(organization)s
       AND event.occurred_at >= %(start)s AND event.occurred_at < %(end)s
-      AND event.received_at <= %(as_of)s
+      AND {is_known}
       AND event.feed_id = ANY((SELECT feed_ids FROM listening)::bigint[])
       AND {customers} AND {is_fed} AND {filters}
       AND NOT EXISTS (
           SELECT FROM metering_eventvoid AS void
           WHERE void.organization_id = event.organization_id AND void.idempotency_key = event.idempotency_key
-            AND void.voided_at <= %(as_of)s
+            AND {is_void_known}
       )
 )
 """
+
+# Whether an event and a void are among what was known: now, at a cut-off, and at a time.
+_KNOWN_NOW = SQL("TRUE"), SQL("TRUE")
+_KNOWN_AT_CUTOFF = SQL("""event."offset" < %(known_before)s"""), SQL("void.known_id < %(as_of)s")
+_KNOWN_AT_TIME = SQL("event.received_at <= %(as_of)s"), SQL("void.voided_at <= %(as_of)s")
 
 _CELLS = """
 WITH {events}, line AS (
@@ -349,7 +354,7 @@ def list_cells(
         ),
     )
     with connection.cursor() as cursor:
-        cursor.execute(statement, {**_names(selection, span), "edges": list(edges)})
+        cursor.execute(statement, {**read_names(selection, span), "edges": list(edges)})
         return list(map(CellLine._make, cursor.fetchall()))
 
 
@@ -413,7 +418,7 @@ ORDER BY event.occurred_at, event."offset"
 def list_sets(selection: Selection, *, span: Span, days: Sequence[Span], hours: Sequence[Span]) -> list[SetRow]:
     """Return the sets of the whole days and hours. Two statements, so inside a snapshot."""
     spans = [*days, *hours]
-    names = _names(selection, span)
+    names = read_names(selection, span)
     with connection.cursor() as cursor:
         cursor.execute(_lines(selection), names)
         lines: dict[int, tuple[int, GroupValues]] = {row[0]: (row[1], tuple(row[2])) for row in cursor.fetchall()}
@@ -430,44 +435,67 @@ def list_operations(selection: Selection, *, span: Span, raw: Sequence[Span]) ->
     """Return the operations of the tail and of the raw pieces, oldest first, later arrival last among equals."""
     statement = SQL(_OPERATIONS).format(events=_events(selection, raw), groups=_event_groups(selection))
     with connection.cursor() as cursor:
-        cursor.execute(statement, _names(selection, span))
+        cursor.execute(statement, read_names(selection, span))
         return [OperationRow(*row) for row in cursor.fetchall()]
 
 
 # --- parts ----------------------------------------------------------------------------------------------------
 
 
-def _names(selection: Selection, span: Span) -> dict[str, Any]:
+def read_names(selection: Selection, span: Span) -> dict[str, Any]:
+    """Return the parameters that every statement about a selection has."""
+    as_of = selection.as_of
     return {
         "organization": selection.metric.organization_id,
         "metric": selection.metric.pk,
         "customers": None if selection.customer_ids is None else list(selection.customer_ids),
         "start": span.start,
         "end": span.end,
-        "as_of": selection.as_of,
+        "as_of": as_of.id if isinstance(as_of, Cutoff) else as_of,
+        "known_before": as_of.offset if isinstance(as_of, Cutoff) else None,
     }
 
 
+def known_events(selection: Selection) -> Composed:
+    """Return `fed_event`: the raw events that the selection counts, pending ones included, and their keys."""
+    match selection.as_of:
+        case None:
+            is_known, is_void_known = _KNOWN_NOW
+        case Cutoff():
+            is_known, is_void_known = _KNOWN_AT_CUTOFF
+        case _:
+            is_known, is_void_known = _KNOWN_AT_TIME
+    return _fed_events(selection, _KNOWN_EVENTS, is_known=is_known, is_void_known=is_void_known)
+
+
 def _events(selection: Selection, raw: Sequence[Span]) -> Composed:
-    metric = selection.metric
+    if selection.as_of is not None:
+        return known_events(selection)
     loose: Composable = SQL(_TAIL_EVENTS)
-    customers = SQL("TRUE") if selection.customer_ids is None else SQL("event.customer_id = ANY(%(customers)s)")
     if raw:
-        edges = SQL(_EDGE_EVENTS).format(starts=_starts(raw), ends=_ends(raw), customers=customers)
+        edges = SQL(_EDGE_EVENTS).format(starts=_starts(raw), ends=_ends(raw), customers=_of_customers(selection))
         loose = SQL("    UNION ALL").join([loose, edges])
-    template = _FED_EVENTS if selection.as_of is None else _KNOWN_EVENTS
+    return _fed_events(selection, _FED_EVENTS, loose=loose)
+
+
+def _fed_events(selection: Selection, template: str, **parts: Composable) -> Composed:
+    metric = selection.metric
     filters = [
         expressions.is_one_of(expressions.dimension(metric, key), values) for key, values in selection.filters.items()
     ]
     return SQL(_FEEDS + ", " + template).format(
-        loose=loose,
         quantity=expressions.quantity(metric),
         member=expressions.member(metric),
         is_fed=expressions.is_fed(metric),
         dimensions=expressions.dimensions(metric),
-        customers=customers,
+        customers=_of_customers(selection),
         filters=expressions.conjunction(filters),
+        **parts,
     )
+
+
+def _of_customers(selection: Selection) -> Composable:
+    return SQL("TRUE") if selection.customer_ids is None else SQL("event.customer_id = ANY(%(customers)s)")
 
 
 def _lines(selection: Selection) -> Composed:

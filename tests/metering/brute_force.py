@@ -192,6 +192,13 @@ class BruteForce:
             for group, members in groups.items()
         }
 
+    def list_keys(
+        self, metric: MeasuredMetric, start: datetime, end: datetime, *, customer: str | None, as_of: datetime | None
+    ) -> list[str]:
+        """Return the keys of the events that count, in the order of arrival."""
+        events = self._matching(metric, start, end, customer, {}, as_of)
+        return [event.sent.key for event in sorted(events, key=lambda event: event.arrival)]
+
     def _matching(
         self,
         metric: MeasuredMetric,

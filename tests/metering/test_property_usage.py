@@ -8,8 +8,8 @@ is made smaller before it is shown, which takes minutes.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Context, Decimal
 from fractions import Fraction
@@ -153,12 +153,18 @@ class Play:
         match question.kind:
             case "usage":
                 assert numbers_of(queries.get_usage(**names)) == self._true_usage(question)
+                if question.customer is not None and not question.filters:
+                    counted = queries.iterate_counted_events(
+                        **{name: value for name, value in names.items() if name != "filters"}, limit=1000
+                    )
+                    assert [event.idempotency_key for event in counted] == self._true_keys(question)
             case "breakdown":
                 rows = queries.list_breakdown(group_by=question.group_by, **names)
                 found = {tuple(row.group[key] for key in question.group_by): numbers_of(row.usage) for row in rows}
                 assert len(found) == len(rows)
                 assert found == self._true_breakdown(question)
                 assert [row.usage.value for row in rows] == sorted((row.usage.value for row in rows), reverse=True)
+                self._ask_per_customer(question, names)
                 if names.pop("as_of") is None:
                     groups = queries.list_groups(group_by=question.group_by, **names)
                     assert sorted(map(repr, groups)) == sorted(repr(row.group) for row in rows)
@@ -178,6 +184,25 @@ class Play:
                     for line in series.lines
                 }
                 assert found_points == self._true_series(question, self.now)
+
+    def _ask_per_customer(self, question: Question, names: Mapping[str, Any]) -> None:
+        """Ask the breakdown once more, of every customer by its id."""
+        asked = self.customers if question.customer is None else {question.customer}
+        by_id = {self.meter.customer_id(name): name for name in asked}
+        keys = tuple(key for key in question.group_by if key != "customer")
+        customers = queries.list_customer_groups(
+            group_by=keys,
+            customer_ids=by_id.keys(),
+            **{name: value for name, value in names.items() if name != "customer_id"},
+        )
+        found = {
+            (by_id[customer_id], *(group[key] for key in keys)): Fraction(value)
+            for customer_id, groups in customers.items()
+            for group, value in groups
+        }
+        assert len(found) == sum(map(len, customers.values()))
+        expected = self._true_breakdown(replace(question, group_by=("customer", *keys)))
+        assert found == {group: numbers.value for group, numbers in expected.items()}
 
     def ask_over_http(self, question: Question) -> None:
         path = "/v1/usage" + {"usage": "", "breakdown": "/breakdown", "series": "/series"}[question.kind]
@@ -235,6 +260,11 @@ class Play:
     def _true_usage(self, question: Question) -> Numbers:
         return self.truth.usage(
             question.metric, customer=question.customer, as_of=self._as_of(question), **question.selection()
+        )
+
+    def _true_keys(self, question: Question) -> list[str]:
+        return self.truth.list_keys(
+            question.metric, question.start, question.end, customer=question.customer, as_of=self._as_of(question)
         )
 
     def _true_breakdown(self, question: Question) -> dict[Group, Numbers]:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from metering.domain import Cut, Granularity, Span
-from metering.queries import get_series, list_breakdown
+from metering.domain import Cut, Cutoff, Granularity, Span
+from metering.queries import get_series, iterate_counted_events, list_breakdown, list_customer_groups
 from metering.sql import usage
 from metering.sql.usage import Selection
 from tests import factories
@@ -189,3 +189,28 @@ def test_every_read_of_a_large_table_probes_indexes_alone(
         assert "event_by_offset" in reached["metering_event"], "the tail, batch by batch"
         for table, ways in reached.items():
             assert ways <= PROBES.get(table, ways), f"{table}: {ways}"
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("code", ["m", "seats"])
+@pytest.mark.parametrize("as_of", [None, Cutoff(2**40, utc(2026, 11, 20, 12))], ids=["now", "at a cut-off"])
+def test_reads_by_customer_and_of_their_events_probe_indexes_alone(large: Meter, code: str, as_of: Any) -> None:
+    names: dict[str, Any] = {
+        "organization": large.organization,
+        "metric": large.metrics[code],
+        "start": utc(2026, 11, 1, 0, 0, 30),
+        "end": utc(2026, 11, 20, 11, 30, 30),
+        "as_of": as_of,
+    }
+    one = large.customer_id("c7")
+    several = [large.customer_id(f"c{number}") for number in range(10)]
+
+    for reached in (
+        explain(lambda: list_customer_groups(group_by=["region"], customer_ids=[one], **names)),
+        explain(lambda: list_customer_groups(group_by=["region"], customer_ids=several, **names)),
+        explain(lambda: list_customer_groups(group_by=[], customer_ids=several, **names)),
+    ):
+        for table, ways in reached.items():
+            assert ways <= PROBES.get(table, ways), f"{table}: {ways}"
+    reached = explain(lambda: iterate_counted_events(customer_id=one, limit=100, **names))
+    assert reached["metering_event"] == {"event_by_customer_time"}
