@@ -39,9 +39,8 @@ def do_overlap(first: PriceFilters, second: PriceFilters) -> bool:
 def allocate(prices: Sequence[PriceFilters], groups: Iterable[tuple[Group, Decimal]]) -> Allocation:
     """Give the quantity of each group to the one price that charges it. Only for quantities that add up."""
     quantities, unpriced = [ZERO] * len(prices), ZERO
-    rest = next((place for place, filters in enumerate(prices) if not filters), None)
     for group, quantity in groups:
-        place = next((place for place, filters in enumerate(prices) if filters and _matches(filters, group)), rest)
+        place = find_place(prices, group)
         if place is None:
             unpriced = EXACT.add(unpriced, quantity)
         else:
@@ -49,5 +48,17 @@ def allocate(prices: Sequence[PriceFilters], groups: Iterable[tuple[Group, Decim
     return Allocation(quantities, unpriced)
 
 
-def _matches(filters: PriceFilters, group: Group) -> bool:
+def find_place(prices: Sequence[PriceFilters], group: Group) -> int | None:
+    """Return the place of the one price that charges what adds up in a group; None: no price does."""
+    rest = None
+    for place, filters in enumerate(prices):
+        if not filters:
+            rest = place if rest is None else rest
+        elif matches(filters, group):
+            return place
+    return rest
+
+
+def matches(filters: PriceFilters, group: Group) -> bool:
+    """Tell whether a group has one of the values, for every dimension named."""
     return all(group.get(key) in values for key, values in filters.items())

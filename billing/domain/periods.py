@@ -11,6 +11,7 @@ from calendar import monthrange
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from typing import Protocol
 from zoneinfo import ZoneInfo
 
 from metering.domain import local_date, local_midnight
@@ -39,6 +40,16 @@ class BillingPeriod:
     is_trial: bool = False
 
 
+class Lasting(Protocol):
+    """What runs from one moment to another, or on and on: a cycle, a pause."""
+
+    @property
+    def starts_at(self) -> datetime: ...
+
+    @property
+    def ends_at(self) -> datetime | None: ...
+
+
 def period_at(cycle: Cycle, at: datetime) -> BillingPeriod | None:
     """Return the period that holds `at`; None before the first and after the last."""
     if at < cycle.starts_at or (cycle.ends_at is not None and at >= cycle.ends_at):
@@ -55,6 +66,13 @@ def list_periods(cycle: Cycle, *, until: datetime) -> Iterator[BillingPeriod]:
     while period is not None and period.start < until:
         yield period
         period = period_at(cycle, period.end)
+
+
+def nominal_period(cycle: Cycle, period: BillingPeriod) -> BillingPeriod:
+    """Return the period from one anchor to the next of which a period of the cycle is a part; of a trial, itself."""
+    if period.is_trial:
+        return period
+    return BillingPeriod(_boundary_up_to(cycle, period.start), _boundary_after(cycle, period.start))
 
 
 def calendar_month(*, year: int, month: int, zone: ZoneInfo) -> BillingPeriod:
@@ -80,15 +98,15 @@ def list_periods_of_month(cycle: Cycle, *, year: int, month: int) -> list[Billin
     return found
 
 
-def list_gaps(cycles: Iterable[Cycle], span: BillingPeriod) -> list[BillingPeriod]:
-    """Return the parts of a span in which none of the cycles runs, in order."""
+def list_gaps(taken: Iterable[Lasting], span: BillingPeriod) -> list[BillingPeriod]:
+    """Return the parts of a span in which nothing of what is given runs, in order."""
     gaps, free_from = [], span.start
-    for cycle in sorted(cycles, key=lambda cycle: cycle.starts_at):
-        ends_at = cycle.ends_at or span.end
-        if ends_at <= cycle.starts_at or ends_at <= free_from:
+    for one in sorted(taken, key=lambda one: one.starts_at):
+        ends_at = one.ends_at or span.end
+        if ends_at <= one.starts_at or ends_at <= free_from:
             continue
-        if cycle.starts_at > free_from:
-            gaps.append(BillingPeriod(free_from, min(cycle.starts_at, span.end)))
+        if one.starts_at > free_from:
+            gaps.append(BillingPeriod(free_from, min(one.starts_at, span.end)))
         free_from = ends_at
         if free_from >= span.end:
             return gaps

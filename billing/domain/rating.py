@@ -8,12 +8,13 @@ so the bias that banker's rounding avoids in long sums has nowhere to build up.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_HALF_UP, Clamped, Context, Decimal, DivisionByZero, Inexact, InvalidOperation, Overflow
 from enum import StrEnum
 
 from billing.domain.currencies import EXPONENTS
 from billing.domain.prices import ZERO, Price, PriceModel, Tier
+from billing.domain.proration import WHOLE, Part, share_amount, share_quantity
 
 # Wide enough for any product of stored numbers. Should one not fit, that is an error and not a rounded amount.
 _EXACT = Context(prec=500, traps=[Inexact, InvalidOperation, DivisionByZero, Overflow, Clamped])
@@ -24,6 +25,8 @@ ONE = Decimal(1)
 class StepKind(StrEnum):
     INCLUDED = "included"
     FLAT = "flat"
+    # Takes from the flat amount what is not of this part of the period.
+    PRORATION = "proration"
     UNITS = "units"
     TIER = "tier"
     PACKAGES = "packages"
@@ -50,6 +53,8 @@ class Step:
     # Of one unit or package, in minor units; the percentage in a percent step.
     unit_amount: Decimal | None = None
     flat_amount: Decimal | None = None
+    # Of which part of the nominal period the rule holds, in proportion; None: it holds as the price says it.
+    part: Part | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +72,25 @@ class RatedLine:
     steps: tuple[Step, ...]
 
 
-def rate(price: Price, quantity: Decimal, *, is_trial: bool = False) -> RatedLine:
+def rate(price: Price, quantity: Decimal, *, is_trial: bool = False, part: Part = WHOLE) -> RatedLine:
     """Return what the quantity costs. A negative quantity, of corrections beyond the usage, costs what zero does.
 
-    The price has no problems (`list_problems`). In a trial every step is taken and the last gives it all back.
+    The price has no problems (`list_problems`). In a trial every step is taken and the last gives it all back. In a
+    part of a period what is due by time holds in proportion: a flat amount, the included quantity, the minimum and the
+    maximum. What goes by use does not: unit amounts, tiers, packages and percentages.
     """
     if not quantity.is_finite():
         raise ValueError("A quantity is a finite number.")
+    cut = None if part == WHOLE else part
+    if cut:
+        price = _in_proportion(price, cut)
     charged = max(quantity, ZERO)
     included = min(charged, price.included_quantity)
     overage = _EXACT.subtract(charged, included)
-    steps = [Step(StepKind.INCLUDED, ZERO, ZERO, included, included)] if included else []
-    steps += _model_steps(price, overage)
+    steps = [Step(StepKind.INCLUDED, ZERO, ZERO, included, included, part=cut)] if included else []
+    steps += _model_steps(price, overage, cut)
     model_amount = amount = _total(steps)
-    for step in _bounding_steps(price, amount, is_trial=is_trial):
+    for step in _bounding_steps(price, amount, cut, is_trial=is_trial):
         steps.append(step)
         amount = _EXACT.add(amount, step.amount)
     rounded = round_to_minor(amount)
@@ -90,17 +100,30 @@ def rate(price: Price, quantity: Decimal, *, is_trial: bool = False) -> RatedLin
 
 
 def round_to_minor(amount: Decimal) -> Decimal:
-    """Round an amount in minor units to whole ones, halves up."""
+    """Round an amount in minor units to whole ones, halves away from zero: up, where it is not negative."""
     return amount.quantize(ONE, context=_ROUNDING)
 
 
-def _model_steps(price: Price, overage: Decimal) -> Iterator[Step]:
+def _in_proportion(price: Price, part: Part) -> Price:
+    """Return the price with the bounds that a part has. Two that round apart may cross by one: the maximum holds."""
+    return replace(
+        price,
+        included_quantity=share_quantity(price.included_quantity, part),
+        minimum=None if price.minimum is None else Decimal(share_amount(price.minimum, part)),
+        maximum=None if price.maximum is None else Decimal(share_amount(price.maximum, part)),
+    )
+
+
+def _model_steps(price: Price, overage: Decimal, cut: Part | None) -> Iterator[Step]:
     if not overage:
         return
     amount = price.amount if price.amount is not None else ZERO
     match price.model:
         case PriceModel.FLAT:
             yield Step(StepKind.FLAT, amount, flat_amount=amount)
+            if cut and amount:
+                # To whole minor units: a flat amount with a fraction is rounded here, and once as a whole.
+                yield Step(StepKind.PRORATION, _EXACT.subtract(Decimal(share_amount(amount, cut)), amount), part=cut)
         case PriceModel.PER_UNIT:
             yield _step(StepKind.UNITS, overage, amount, start=ZERO, end=overage)
         case PriceModel.GRADUATED:
@@ -145,12 +168,12 @@ def _step(
     return Step(kind, amount, start, end, quantity, unit_amount, flat or None)
 
 
-def _bounding_steps(price: Price, amount: Decimal, *, is_trial: bool) -> Iterator[Step]:
+def _bounding_steps(price: Price, amount: Decimal, cut: Part | None, *, is_trial: bool) -> Iterator[Step]:
     if price.minimum is not None and amount < price.minimum:
-        yield Step(StepKind.MINIMUM, _EXACT.subtract(price.minimum, amount))
+        yield Step(StepKind.MINIMUM, _EXACT.subtract(price.minimum, amount), part=cut)
         amount = price.minimum
     if price.maximum is not None and amount > price.maximum:
-        yield Step(StepKind.MAXIMUM, _EXACT.subtract(price.maximum, amount))
+        yield Step(StepKind.MAXIMUM, _EXACT.subtract(price.maximum, amount), part=cut)
         amount = price.maximum
     if is_trial and amount:
         yield Step(StepKind.TRIAL, _EXACT.minus(amount))

@@ -37,14 +37,17 @@ def price(model: str, amount: Any = None, *, currency: str = "USD", tiers: Any =
 
 
 FLAT = price("flat", 4900)
+FLAT_BEYOND_TEN = price("flat", 4900, included_quantity=10)
 TENTH_OF_A_CENT = price("per_unit", "0.1", included_quantity=100_000)
 # 0-100 at 10, 100-1000 at 5, above at 1.
 GRADUATED = price("graduated", tiers=[(100, 10), (1000, 5), (None, 1)])
 # The same, and each tier begun costs 200 (not the first).
 GRADUATED_WITH_FLAT = price("graduated", tiers=[(100, 10), (1000, 5, 200), (None, 1, 200)])
 VOLUME = price("volume", tiers=[(100, 10), (1000, 5), (None, 1)])
+VOLUME_WITH_FLAT = price("volume", tiers=[(100, 10, 50), (None, 1, 200)])
 PACKAGE = price("package", 300, package_size=1000)
 PERCENT = price("percent_of_amount", "2.9")  # 1 USD of usage costs 2.9 cents
+PERCENT_BEYOND_A_HUNDRED = price("percent_of_amount", "2.9", included_quantity=100)
 BOUNDED = price("per_unit", 2, minimum=500, maximum=2000)
 
 TABLE: list[tuple[str, Price, str, str]] = [
@@ -52,9 +55,15 @@ TABLE: list[tuple[str, Price, str, str]] = [
     ("flat, a bit", FLAT, "0.0001", "4900"),
     ("flat, one", FLAT, "1", "4900"),
     ("flat, huge", FLAT, HUGE, "4900"),
+    ("flat beyond ten, nothing", FLAT_BEYOND_TEN, "0", "0"),
+    ("flat beyond ten, one below", FLAT_BEYOND_TEN, "9", "0"),
+    ("flat beyond ten, ten", FLAT_BEYOND_TEN, "10", "0"),
+    ("flat beyond ten, a bit above", FLAT_BEYOND_TEN, "10.5", "4900"),
+    ("flat beyond ten, one above", FLAT_BEYOND_TEN, "11", "4900"),
     ("per unit, nothing", TENTH_OF_A_CENT, "0", "0"),
     ("per unit, one below the included", TENTH_OF_A_CENT, "99999", "0"),
     ("per unit, the included", TENTH_OF_A_CENT, "100000", "0"),
+    ("per unit, one above is a tenth of a cent", TENTH_OF_A_CENT, "100001", "0"),
     ("per unit, 4 beyond are 0.4 cents", TENTH_OF_A_CENT, "100004", "0"),
     ("per unit, 5 beyond are half a cent, rounded up", TENTH_OF_A_CENT, "100005", "1"),
     ("per unit, the example", TENTH_OF_A_CENT, "115000", "1500"),
@@ -71,33 +80,51 @@ TABLE: list[tuple[str, Price, str, str]] = [
     ("graduated, huge", GRADUATED, HUGE, "1000000000000000000000000004500"),
     ("graduated with flat, nothing", GRADUATED_WITH_FLAT, "0", "0"),
     ("graduated with flat, the edge is of the tier below", GRADUATED_WITH_FLAT, "100", "1000"),
+    ("graduated with flat, one below the edge", GRADUATED_WITH_FLAT, "99", "990"),
     ("graduated with flat, one above", GRADUATED_WITH_FLAT, "101", "1205"),
+    ("graduated with flat, a fraction", GRADUATED_WITH_FLAT, "100.3", "1202"),  # 1201.5
     ("graduated with flat, all three", GRADUATED_WITH_FLAT, "1001", "5901"),
+    ("graduated with flat, huge", GRADUATED_WITH_FLAT, HUGE, "1000000000000000000000000004900"),
     ("volume, nothing", VOLUME, "0", "0"),
     ("volume, one below the edge", VOLUME, "99", "990"),
     ("volume, the edge", VOLUME, "100", "1000"),
     ("volume, one above: all at the next amount", VOLUME, "101", "505"),
+    ("volume, one below the second edge", VOLUME, "999", "4995"),
     ("volume, the second edge", VOLUME, "1000", "5000"),
     ("volume, one above the second", VOLUME, "1001", "1001"),
     ("volume, a fraction beyond the edge", VOLUME, "100.1", "501"),  # 500.5
     ("volume, huge", VOLUME, HUGE, "1000000000000000000000000000000"),
+    ("volume with flat, nothing", VOLUME_WITH_FLAT, "0", "0"),
+    ("volume with flat, a fraction", VOLUME_WITH_FLAT, "0.1", "51"),
+    ("volume with flat, one below the edge", VOLUME_WITH_FLAT, "99", "1040"),
+    ("volume with flat, the edge", VOLUME_WITH_FLAT, "100", "1050"),
+    ("volume with flat, one above: the flat amount of its tier alone", VOLUME_WITH_FLAT, "101", "301"),
+    ("volume with flat, huge", VOLUME_WITH_FLAT, HUGE, "1000000000000000000000000000200"),
     ("package, nothing", PACKAGE, "0", "0"),
     ("package, a fraction begins one", PACKAGE, "0.001", "300"),
     ("package, one below the size", PACKAGE, "999", "300"),
     ("package, the size", PACKAGE, "1000", "300"),
+    ("package, a fraction above", PACKAGE, "1000.000001", "600"),
     ("package, one above", PACKAGE, "1001", "600"),
+    ("package, two of the size", PACKAGE, "2000", "600"),
     ("package, huge", PACKAGE, HUGE, "300000000000000000000000000000"),
     ("percent, nothing", PERCENT, "0", "0"),
     ("percent, 100 USD", PERCENT, "100", "290"),
     ("percent, 0.17 USD are 0.493 cents", PERCENT, "0.17", "0"),
     ("percent, 0.18 USD are 0.522 cents", PERCENT, "0.18", "1"),
     ("percent, huge", PERCENT, HUGE, "2900000000000000000000000000000"),
+    ("percent beyond a hundred, one below", PERCENT_BEYOND_A_HUNDRED, "99", "0"),
+    ("percent beyond a hundred, a hundred", PERCENT_BEYOND_A_HUNDRED, "100", "0"),
+    ("percent beyond a hundred, a fraction above is 1.45 cents", PERCENT_BEYOND_A_HUNDRED, "100.5", "1"),
+    ("percent beyond a hundred, one above is 2.9 cents", PERCENT_BEYOND_A_HUNDRED, "101", "3"),
     ("percent in a currency without decimals", price("percent_of_amount", "2.9", currency="JPY"), "1000", "29"),
     ("percent in a currency with three decimals", price("percent_of_amount", "2.9", currency="KWD"), "1", "29"),
     ("bounded, nothing costs the minimum", BOUNDED, "0", "500"),
     ("bounded, one below the minimum", BOUNDED, "249", "500"),
     ("bounded, the minimum", BOUNDED, "250", "500"),
     ("bounded, one above", BOUNDED, "251", "502"),
+    ("bounded, a fraction between", BOUNDED, "250.25", "501"),  # 500.5
+    ("bounded, one below the maximum", BOUNDED, "999", "1998"),
     ("bounded, the maximum", BOUNDED, "1000", "2000"),
     ("bounded, beyond it", BOUNDED, "1001", "2000"),
     ("bounded, huge", BOUNDED, HUGE, "2000"),
@@ -239,6 +266,8 @@ def graduated(draw: st.DrawFn, flats: st.SearchStrategy[Decimal] = no_flats) -> 
 monotone = st.one_of(
     graduated(),
     graduated(flats=amounts),
+    st.builds(lambda amount, included: Price(PriceModel.FLAT, "EUR", amount, included_quantity=included),
+              amounts, quantities),
     st.builds(lambda amount, included: Price(PriceModel.PER_UNIT, "KWD", amount, included_quantity=included),
               amounts, quantities),
     st.builds(lambda amount, size: Price(PriceModel.PACKAGE, "USD", amount, size),
