@@ -18,6 +18,7 @@ WITHOUT_ORGANIZATION = {
     "accounts.User": "a person may belong to several organizations",
     "accounts.Organization": "is the tenant itself",
     "weave.QuarantinedRecord": "a record of an instance that nobody has mapped belongs to nobody yet",
+    "billing.StripeEvent": "Stripe speaks to the installation's account, and whose event it is turns out later",
     "influx.AnonymousReport": "came without a token, so that nobody knows whose it is",
 }
 # What may follow `Model.objects`: the two ways to read, and writes of rows that carry their organization.
@@ -28,6 +29,9 @@ MANAGERS = {"objects", "_default_manager", "_base_manager"}
 GLOBALLY_UNIQUE = {
     "accounts.ApiKey.prefix": "a request names its key before it has an organization",
     "accounts.Invitation.token_hash": "a visitor names the invitation before they have an organization",
+    "billing.BillingProfile.customer": "a customer is of one organization already",
+    "billing.Budget.subscription": "a subscription is of one organization already",
+    "billing.StripeInvoice.invoice": "an invoice is of one organization already",
     "weave.Instance.internal_instance_id": "all that names a tenant at the forward port, which is not authenticated",
 }
 

@@ -1,7 +1,4 @@
-"""What is reported to Stripe: who and what is called how there, and the outbox of usage reports.
-
-Imported by `billing.models`, which is the module to import from.
-"""
+"""What is reported to Stripe: who and what is called how there, and the outbox of usage reports."""
 
 from __future__ import annotations
 

@@ -1,26 +1,15 @@
-"""What is sold and to whom: plans, their versions and prices, subscriptions and the plan version of each of their
-periods.
-
-Owns no usage number (`metering.queries`) and no rule of money (`billing.domain`).
-"""
+"""What is sold: plans, their versions and prices."""
 
 from __future__ import annotations
 
-from datetime import datetime
 from decimal import Decimal
-from zoneinfo import ZoneInfo
 
 from django.db import models
 from django.utils import timezone
 
-from accounts.models import Customer, Organization
+from accounts.models import Organization
 from billing.domain import prices as price_domain
-from billing.domain.periods import Cycle
 from billing.domain.prices import PriceModel, Tier
-from billing.report_models import StripeCustomer as StripeCustomer
-from billing.report_models import StripeDrift as StripeDrift
-from billing.report_models import StripeMeter as StripeMeter
-from billing.report_models import UsageReport as UsageReport
 from common.models import TenantManager
 from metering.models import Metric, QuantityField
 
@@ -146,87 +135,3 @@ class Price(models.Model):
             minimum=self.minimum,
             maximum=self.maximum,
         )
-
-
-class Subscription(models.Model):
-    """A customer on a plan, from a time on. A customer may have several. Ended, never deleted."""
-
-    organization = models.ForeignKey(Organization, on_delete=models.CASCADE, related_name="subscriptions")
-    customer = models.ForeignKey(Customer, on_delete=models.RESTRICT, related_name="subscriptions")
-    # What its periods follow from (`billing.domain.periods`). None of it changes: a period that was billed stays.
-    starts_at = models.DateTimeField()
-    # 1-31; in shorter months the last day.
-    anchor_day = models.PositiveSmallIntegerField()
-    zone = models.CharField(max_length=64)
-    trial_ends_at = models.DateTimeField(null=True, blank=True)
-    # When it ends, which may be to come; null: it goes on.
-    ends_at = models.DateTimeField(null=True, blank=True)
-    # When somebody said so.
-    canceled_at = models.DateTimeField(null=True, blank=True)
-    created_at = models.DateTimeField(default=timezone.now)
-    # Under which name it was asked for, and a digest of what was: the same again answers with this one. Or empty.
-    idempotency_key = models.CharField(max_length=255, blank=True, db_collation="C")
-    request_digest = models.CharField(max_length=64, blank=True, db_collation="C")
-
-    objects = TenantManager()
-
-    class Meta:
-        constraints = [
-            models.UniqueConstraint(
-                fields=["organization", "idempotency_key"],
-                condition=~models.Q(idempotency_key=""),
-                name="subscription_key_once",
-            ),
-            models.CheckConstraint(condition=models.Q(anchor_day__range=(1, 31)), name="subscription_anchor_1_to_31"),
-            models.CheckConstraint(
-                condition=models.Q(ends_at__isnull=True) | models.Q(ends_at__gte=models.F("starts_at")),
-                name="subscription_ends_after_start",
-            ),
-            models.CheckConstraint(
-                condition=models.Q(trial_ends_at__isnull=True) | models.Q(trial_ends_at__gt=models.F("starts_at")),
-                name="subscription_trial_after_start",
-            ),
-        ]
-        indexes = [
-            # The subscriptions of one customer: their page, GET /v1/billing/usage.
-            models.Index(fields=["organization", "customer", "id"], name="subscription_of_customer"),
-        ]
-
-    def __str__(self) -> str:
-        return f"subscription {self.pk} of {self.customer_id}"
-
-    @property
-    def cycle(self) -> Cycle:
-        return Cycle(self.starts_at, self.anchor_day, ZoneInfo(self.zone), self.trial_ends_at, self.ends_at)
-
-    def status_at(self, at: datetime) -> str:
-        """Return scheduled, trial, active, canceling (it will end) or ended."""
-        if self.ends_at is not None and (at >= self.ends_at or self.ends_at <= self.starts_at):
-            return "ended"
-        if at < self.starts_at:
-            return "scheduled"
-        if self.ends_at is not None:
-            return "canceling"
-        return "trial" if self.trial_ends_at is not None and at < self.trial_ends_at else "active"
-
-
-class SubscriptionPhase(models.Model):
-    """The plan version of a subscription's periods that begin at `starts_at` or later, until the next phase."""
-
-    organization = models.ForeignKey(Organization, on_delete=models.CASCADE, related_name="+")
-    subscription = models.ForeignKey(Subscription, on_delete=models.CASCADE, related_name="phases")
-    version = models.ForeignKey(PlanVersion, on_delete=models.RESTRICT, related_name="phases")
-    starts_at = models.DateTimeField()
-    created_at = models.DateTimeField(default=timezone.now)
-
-    objects = TenantManager()
-
-    class Meta:
-        constraints = [
-            models.UniqueConstraint(
-                fields=["organization", "subscription", "starts_at"], name="subscription_phase_once"
-            ),
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.version_id} from {self.starts_at}"
