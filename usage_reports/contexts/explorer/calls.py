@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from django.http import HttpRequest
 
+from common.moments import rfc3339
 from metering.contexts.address import filter_parameters
-from metering.contexts.api_call import api_time, series_command, shell_quoted
+from metering.contexts.api_call import series_command, shell_quoted
 from metering.domain import Mode
 from metering.queries.exports import MAX_ROWS
 from metering.queries.usage import MAX_POINTS
@@ -48,8 +49,8 @@ def _single_parameters(view: ExplorerView) -> list[tuple[str, str]]:
     return [
         *([("customer", view.customer.external_id)] if view.customer else []),
         ("metric", view.metric.code),
-        ("from", api_time(view.span.start)),
-        ("to", api_time(view.span.end)),
+        ("from", rfc3339(view.span.start)),
+        ("to", rfc3339(view.span.end)),
         ("granularity", address.granularity.value),
         ("tz", str(view.zone)),
         ("mode", address.mode.value),
