@@ -18,7 +18,7 @@ from benchmarks.report import Results, as_markdown, as_text
 RESULTS = Path(__file__).parent / "results"
 # Half of it is usual; a machine that needs all of it has told enough.
 MOST_SECONDS = 1200
-PARTS = ("ingest", "together", "forward", "cleanup", "middleware", "alerts", "reads", "reports")
+PARTS = ("ingest", "together", "forward", "cleanup", "middleware", "alerts", "invoices", "reads", "reports")
 
 
 def main() -> int:

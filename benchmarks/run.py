@@ -11,6 +11,7 @@ from benchmarks import alerts, cleanup, forward, ingest, reads, reports
 from benchmarks.ceiling import measure_ceiling
 from benchmarks.history import History, write_history
 from benchmarks.installation import Installation
+from benchmarks.invoices import measure_invoices
 from benchmarks.machine import describe_durability, describe_machine
 from benchmarks.memory import MemoryWatch
 from benchmarks.middleware import OVERHEAD, measure_middleware
@@ -39,6 +40,11 @@ ALERT_SAMPLES = 200
 # Of the ingest without open streams, with a thousand.
 STREAMS_SHARE = 0.8
 
+# Ten thousand customers, and by how much a worker's memory may grow once a part of them is done.
+INVOICES_SECONDS = 60.0
+INVOICES_GROWTH_MIB = 48.0
+SPEND_P50_MS = 20.0
+
 # A year by day in three groupings, of every endpoint.
 REPORT_P50_MS, REPORT_P99_MS = 100.0, 400.0
 # Of the first answer, from a tenth of the members.
@@ -60,6 +66,8 @@ class Scale:
     middleware_requests: int = 10_000
     alert_seconds: float = 22.0
     streams_seconds: float = 4.0
+    invoice_customers: int = 10_000
+    spend_requests: int = 200
     small_history: int = 1_000_000
     large_history: int = 10_000_000
     member_count: int = 1_000_000
@@ -79,6 +87,8 @@ QUICK = Scale(
     middleware_requests=2_000,
     alert_seconds=21.0,
     streams_seconds=2.0,
+    invoice_customers=1_000,
+    spend_requests=50,
     small_history=100_000,
     large_history=1_000_000,
     member_count=200_000,
@@ -110,6 +120,8 @@ def measure(installation: Installation, parts: frozenset[str], *, is_quick: bool
         _measure_middleware(installation, scale, results)
     if "alerts" in parts:
         _measure_alerts(installation, scale, results)
+    if "invoices" in parts:
+        _measure_invoices(installation, scale, results, now)
     if parts & {"reads", "reports"}:
         empty_hot_tables()
     if "reads" in parts:
@@ -199,6 +211,17 @@ def _measure_alerts(installation: Installation, scale: Scale, results: Results) 
     results.require(
         f"ingest with {alerts.STREAM_COUNT:,} open streams: share of that without", share, at_least=STREAMS_SHARE
     )
+
+
+def _measure_invoices(installation: Installation, scale: Scale, results: Results, now: datetime) -> None:
+    lines, seconds, growth_mib, spend_ms = measure_invoices(
+        installation, customer_count=scale.invoice_customers, spend_count=scale.spend_requests, now=now
+    )
+    for line in lines:
+        results.add(line)
+    results.require(f"invoicing {scale.invoice_customers:,} customers, s", seconds, at_most=INVOICES_SECONDS)
+    results.require("memory that an invoice worker grew by, MiB", growth_mib, at_most=INVOICES_GROWTH_MIB)
+    results.require("current spend, p50, ms", spend_ms, at_most=SPEND_P50_MS)
 
 
 def _measure_reads(installation: Installation, scale: Scale, results: Results, now: datetime) -> None:

@@ -4,20 +4,52 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from django.db.models import F, Min, Q
+from django.db import connection
 
 from accounts.models import Organization
-from billing.models import Subscription
+from billing.queries.settings import get_settings
+
+# The earliest of: what no final invoice charges yet, be it in a stored period or after the last one; and what a final
+# one charges but may still be adjusted. One row, null where there is nothing of either. Uses billing_period_by_end,
+# billing_period_due and billing_period_once.
+_BILLED_UNTIL = """
+SELECT LEAST(
+    (
+        SELECT min(starts_at)
+        FROM billing_billingperiod
+        WHERE organization_id = %(organization)s AND state <> 'finalised'
+    ),
+    (
+        SELECT min(starts_at)
+        FROM billing_billingperiod
+        WHERE organization_id = %(organization)s
+          AND ends_at >= clock_timestamp() - make_interval(days => %(adjustment_days)s)
+    ),
+    (
+        SELECT min(COALESCE(latest.ends_at, subscription.starts_at))
+        FROM billing_subscription AS subscription
+        LEFT JOIN LATERAL (
+            SELECT ends_at
+            FROM billing_billingperiod
+            WHERE organization_id = subscription.organization_id AND subscription_id = subscription.id
+            ORDER BY starts_at DESC
+            LIMIT 1
+        ) AS latest ON TRUE
+        WHERE subscription.organization_id = %(organization)s
+          AND (subscription.ends_at IS NULL OR subscription.ends_at > subscription.starts_at)
+          AND (latest.ends_at IS NULL OR subscription.ends_at IS NULL OR subscription.ends_at > latest.ends_at)
+    )
+)
+"""
 
 
 def find_billed_until(organization: Organization) -> datetime | None:
-    """Return the time before which nothing is still to be billed; None where nobody is billed.
+    """Return the time before which nothing is still to be billed or adjusted; None where nobody is billed.
 
-    As long as there are no invoices, no period of any subscription is billed, also of one that has ended: it is the
-    earliest start of all. Subscriptions that ended before they began have no period. One query.
+    Subscriptions that ended before they began have no period. Two queries.
     """
-    rows = Subscription.objects.for_organization(organization).filter(
-        Q(ends_at__isnull=True) | Q(ends_at__gt=F("starts_at"))
-    )
-    earliest: datetime | None = rows.aggregate(earliest=Min("starts_at"))["earliest"]
-    return earliest
+    names = {"organization": organization.pk, "adjustment_days": get_settings(organization).adjustment_days}
+    with connection.cursor() as cursor:
+        cursor.execute(_BILLED_UNTIL, names)
+        row: tuple[datetime | None] = cursor.fetchone()
+        return row[0]

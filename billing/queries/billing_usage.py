@@ -16,8 +16,8 @@ from billing.domain.periods import BillingPeriod
 from billing.domain.prices import PriceModel
 from billing.models import PlanVersion
 from billing.queries.charges import Charge
-from billing.queries.spend import SpendLine, rate_period
-from billing.queries.terms import Terms, included_quantity, list_terms_of_month
+from billing.queries.spend import Spend, SpendLine, get_spend
+from billing.queries.terms import PeriodTerms, list_terms_of_month
 from common.errors import Conflict, NotFound
 from metering.domain import EXACT
 from metering.models import Metric
@@ -41,15 +41,28 @@ class MixedCurrencies(Conflict):
 
 @dataclass(frozen=True, slots=True)
 class PeriodUsage:
-    """One billing period, with a line per price of the metric: one, or one per part where parts are priced apart."""
+    """One billing period, with a line per price of the metric: one, or one per part where parts are priced apart, and
+    where the plan changed within the period one for each plan."""
 
-    version: PlanVersion
-    period: BillingPeriod
-    lines: list[SpendLine]
+    terms: PeriodTerms
+    spend: Spend
+
+    @property
+    def version(self) -> PlanVersion:
+        assert self.terms.version is not None  # it is a subscription's or the default plan's
+        return self.terms.version
+
+    @property
+    def period(self) -> BillingPeriod:
+        return self.terms.period
+
+    @property
+    def lines(self) -> list[SpendLine]:
+        return self.spend.lines
 
     @property
     def included_units(self) -> Decimal:
-        return included_quantity([line.charge for line in self.lines])
+        return self.terms.included_quantity
 
     @property
     def used_units(self) -> Decimal:
@@ -127,18 +140,7 @@ def get_billing_usage(
         )
     if not priced:
         raise NotPriced(f"The customer's plan has no price for {metric.code}.")
-    if len({each.version.currency for each in priced}) > 1:
+    if len({each.currency for each in priced}) > 1:
         raise MixedCurrencies(f"The periods that begin in {year}-{month:02} are charged in several currencies.")
-    return BillingUsage(customer, metric, [_rate(organization, customer, each, now) for each in priced])
-
-
-def _rate(organization: Organization, customer: Customer, terms: Terms, now: datetime) -> PeriodUsage:
-    spend = rate_period(
-        organization=organization,
-        customer=customer,
-        charges=terms.charges,
-        currency=terms.version.currency,
-        period=terms.period,
-        now=now,
-    )
-    return PeriodUsage(terms.version, terms.period, spend.lines)
+    periods = [PeriodUsage(each, get_spend(each, organization=organization, now=now)) for each in priced]
+    return BillingUsage(customer, metric, periods)

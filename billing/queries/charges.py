@@ -27,6 +27,8 @@ class Charge:
     metric: Metric | None = None
     filters: PriceFilters = field(default_factory=dict)
     name: str = ""
+    # Of the stored price; None: a draft's.
+    price_id: int | None = None
 
     @property
     def label(self) -> str:
@@ -47,7 +49,7 @@ def list_charges_of(versions: Collection[PlanVersion], *, organization_id: int) 
     rows = PriceRow.objects.for_organization(organization_id).filter(version__in=currencies)
     for row in rows.select_related("metric").order_by("version", "position"):
         terms = row.terms(currencies[row.version_id])
-        charges[row.version_id].append(Charge(terms, row.metric, row.filters, row.name))
+        charges[row.version_id].append(Charge(terms, row.metric, row.filters, row.name, row.pk))
     return charges
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime
 from decimal import Decimal
+from functools import reduce
 
 from accounts.models import Customer
-from billing.queries.terms import included_quantity, list_terms_at
+from billing.queries.terms import list_terms_at
+from metering.domain import EXACT
 from metering.models import Metric
 
 
@@ -14,5 +16,5 @@ def find_included_quantity(*, metric: Metric, customer: Customer, at: datetime) 
     """Return what the customer's subscriptions include of the metric in the periods that hold `at`, all added up;
     without any, what the default plan includes. None where none of them prices the metric."""
     terms = list_terms_at(customer=customer, metric=metric, at=at)
-    charges = [charge for each in terms for charge in each.charges]
-    return included_quantity(charges) if charges else None
+    priced = [each.included_quantity for each in terms if each.charges]
+    return reduce(EXACT.add, priced) if priced else None

@@ -11,8 +11,9 @@ from accounts.models import Customer, Organization
 from billing.domain.allocation import Group, PriceFilters
 from billing.domain.periods import calendar_month
 from billing.domain.rating import RatedLine, rate
-from billing.queries.charges import Charge
-from billing.queries.spend import Quantities, Spend, Unpriced, rate_period, share_out
+from billing.queries.charges import Charge, by_metric
+from billing.queries.quantities import Quantities, Unpriced, share_out
+from billing.queries.spend import Spend, rate_period
 from common.errors import InvalidInput
 from metering import queries
 from metering.domain import local_date
@@ -82,7 +83,8 @@ def _share_given(charges: list[Charge], usage: Sequence[GivenUsage]) -> Quantiti
             if given.metric == metric.code
         ]
 
-    def read_part(charge: Charge) -> Decimal:
+    def read_part(charge_place: int) -> Decimal:
+        charge = charges[charge_place]
         assert charge.metric is not None  # `share_out` asks for those alone
         found = [
             (place, given.quantity)
@@ -94,7 +96,7 @@ def _share_given(charges: list[Charge], usage: Sequence[GivenUsage]) -> Quantiti
             raise InvalidInput.of(f"usage[{found[1][0]}].quantity", message, "invalid_combination")
         return found[0][1] if found else Decimal(0)
 
-    return share_out(charges, read_groups, read_part)
+    return share_out(charges, list(by_metric(charges)), read_groups, read_part)
 
 
 def _is_part(filters: PriceFilters, given: GivenUsage) -> bool:

@@ -1,42 +1,59 @@
-"""What a period costs so far and is heading for: the quantities of `metering.queries`, rated by `billing.domain`.
+"""What billing periods cost so far and are heading for: quantities, rated by `billing.domain`.
 
-The one way from usage to money: current spend, previews, the gateway's billing usage and pages all come here.
+The one way from usage to money: current spend, previews, simulations, budgets, the gateway's billing usage and
+invoices all come here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import ROUND_FLOOR, Decimal
+from functools import reduce
 
 from accounts.models import Customer, Organization
-from billing.domain.allocation import Allocation, Group, allocate
 from billing.domain.periods import BillingPeriod
 from billing.domain.rating import RatedLine, rate
 from billing.models import PlanVersion, Subscription
-from billing.queries.charges import ADDITIVE, ONCE, Charge, by_metric, list_charges
-from billing.queries.subscriptions import list_phases, nearest_period, version_of_period
-from metering import queries
-from metering.domain import Span, project
+from billing.queries.charges import ADDITIVE, Charge
+from billing.queries.quantities import Unpriced, read_quantities
+from billing.queries.subscriptions import nearest_period
+from billing.queries.terms import PeriodTerms, SegmentTerms, list_period_terms, whole_terms
+from metering.domain import EXACT, Cutoff, Span, project
 from metering.models import Aggregation, Metric
 
 
 @dataclass(frozen=True, slots=True)
-class SpendLine:
-    """One price: what it comes to, and (None: too early to tell) at the period's end if usage goes on as so far."""
+class RatedCharge:
+    """One price in one segment of a period, and what it comes to."""
 
+    segment: SegmentTerms
     charge: Charge
     rated: RatedLine
-    projected: RatedLine | None
 
 
 @dataclass(frozen=True, slots=True)
-class Unpriced:
-    """Usage of a priced metric that no price charges: none of its filters match it."""
+class RatedPeriod:
+    """A period with a line for every price of every segment, in order. Lines are whole minor units."""
 
-    metric: Metric
-    quantity: Decimal
+    terms: PeriodTerms
+    lines: list[RatedCharge]
+    unpriced: list[Unpriced]
+
+    @property
+    def total_minor(self) -> int:
+        return sum(line.rated.amount_minor for line in self.lines)
+
+
+@dataclass(frozen=True, slots=True)
+class SpendLine:
+    """One price: what it comes to, and (None: too early to tell) at the segment's end if usage goes on as so far."""
+
+    segment: SegmentTerms
+    charge: Charge
+    rated: RatedLine
+    projected: RatedLine | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,20 +78,20 @@ class Spend:
             return None
         return sum(line.amount_minor for line in projected if line is not None)
 
+    @property
+    def has_segments(self) -> bool:
+        """Whether prices hold for parts of the period only, so that a line has to say for which."""
+        spans = {(line.segment.start, line.segment.end) for line in self.lines}
+        return len(spans) > 1 or any(span != (self.period.start, self.period.end) for span in spans)
+
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionSpend:
+    """`version` is what holds at the period's end."""
+
     subscription: Subscription
     version: PlanVersion
     spend: Spend
-
-
-@dataclass(frozen=True, slots=True)
-class Quantities:
-    """The quantity of each charge, in their order, and what no charge takes."""
-
-    of_charges: list[Decimal]
-    unpriced: list[Unpriced]
 
 
 def get_current_spend(*, subscription: Subscription, now: datetime) -> SubscriptionSpend:
@@ -86,17 +103,11 @@ def get_current_spend(*, subscription: Subscription, now: datetime) -> Subscript
 
 
 def get_period_spend(*, subscription: Subscription, period: BillingPeriod, now: datetime) -> SubscriptionSpend:
-    """Return what one period of the subscription costs. One read of usage per metric."""
-    version = version_of_period(list_phases(subscription), period)
-    spend = rate_period(
-        organization=subscription.organization,
-        customer=subscription.customer,
-        charges=list_charges(version),
-        currency=version.currency,
-        period=period,
-        now=now,
-    )
-    return SubscriptionSpend(subscription, version, spend)
+    """Return what one period of the subscription costs. One read of usage per metric and segment."""
+    [terms] = list_period_terms([(subscription, period)], organization=subscription.organization)
+    assert terms.version is not None  # it is a subscription's
+    spend = get_spend(terms, organization=subscription.organization, now=now)
+    return SubscriptionSpend(subscription, terms.version, spend)
 
 
 def rate_period(
@@ -109,88 +120,61 @@ def rate_period(
     now: datetime,
 ) -> Spend:
     """Rate what a customer used in a period under some charges, whether they are a stored plan's or a draft's."""
-    quantities = read_quantities(organization=organization, customer=customer, charges=charges, period=period)
+    terms = whole_terms(customer_id=customer.pk, period=period, charges=charges, currency=currency)
+    return get_spend(terms, organization=organization, now=now)
+
+
+def get_spend(terms: PeriodTerms, *, organization: Organization, now: datetime) -> Spend:
+    """Return what a period under some terms costs so far, and is heading for."""
+    [rated] = rate_terms([terms], organization=organization)
     lines = [
-        _line(charge, quantity, period, now) for charge, quantity in zip(charges, quantities.of_charges, strict=True)
+        SpendLine(line.segment, line.charge, line.rated, _project(line, terms.period, now)) for line in rated.lines
     ]
-    return Spend(currency, period, min(now, period.end), lines, quantities.unpriced)
+    return Spend(terms.currency, terms.period, min(now, terms.period.end), lines, rated.unpriced)
 
 
-# --- quantities -----------------------------------------------------------------------------------------------
+def rate_terms(
+    terms: Sequence[PeriodTerms], *, organization: Organization, as_of: datetime | Cutoff | None = None
+) -> list[RatedPeriod]:
+    """Rate some periods, in their order. As many reads of usage as there are different spans and metrics."""
+    found = read_quantities(terms, organization=organization, as_of=as_of)
+    rated = []
+    for each, quantities in zip(terms, found, strict=True):
+        lines = [
+            RatedCharge(segment, charge, rate(charge.price, quantity, is_trial=each.period.is_trial, part=segment.part))
+            for segment, shared in zip(each.segments, quantities, strict=True)
+            for charge, quantity in zip(segment.charges, shared.of_charges, strict=True)
+        ]
+        rated.append(RatedPeriod(each, lines, _join([rest for shared in quantities for rest in shared.unpriced])))
+    return rated
 
 
-def read_quantities(
-    *, organization: Organization, customer: Customer, charges: list[Charge], period: BillingPeriod
-) -> Quantities:
-    """Read how much each charge is about. One read per metric; of metrics that do not add up one per price."""
-
-    def read_groups(metric: Metric, keys: Sequence[str]) -> list[tuple[Group, Decimal]]:
-        rows = queries.list_breakdown(
-            organization=organization,
-            metric=metric,
-            start=period.start,
-            end=period.end,
-            group_by=keys,
-            customer_id=customer.pk,
-        )
-        return [(row.group, row.usage.value) for row in rows]
-
-    def read_part(charge: Charge) -> Decimal:
-        assert charge.metric is not None  # `share_out` asks for those alone
-        usage = queries.get_usage(
-            organization=organization,
-            metric=charge.metric,
-            start=period.start,
-            end=period.end,
-            customer_id=customer.pk,
-            filters=charge.filters,
-        )
-        return usage.value
-
-    return share_out(charges, read_groups, read_part)
+def _join(unpriced: list[Unpriced]) -> list[Unpriced]:
+    """Add up what several segments leave of one metric."""
+    of_metrics: dict[Metric, list[Decimal]] = {}
+    for rest in unpriced:
+        of_metrics.setdefault(rest.metric, []).append(rest.quantity)
+    return [Unpriced(metric, reduce(EXACT.add, quantities)) for metric, quantities in of_metrics.items()]
 
 
-def share_out(
-    charges: list[Charge],
-    read_groups: Callable[[Metric, Sequence[str]], list[tuple[Group, Decimal]]],
-    read_part: Callable[[Charge], Decimal],
-) -> Quantities:
-    """Give each charge its quantity: of what adds up a share of the metric's groups, of anything else its own value."""
-    quantities = [ONCE] * len(charges)
-    unpriced: list[Unpriced] = []
-    for metric, places in by_metric(charges):
-        if metric.aggregation in ADDITIVE:
-            keys = sorted({key for place in places for key in charges[place].filters})
-            shared: Allocation = allocate([charges[place].filters for place in places], read_groups(metric, keys))
-            if shared.unpriced:
-                unpriced.append(Unpriced(metric, shared.unpriced))
-            parts = shared.quantities
-        else:
-            parts = [read_part(charges[place]) for place in places]
-        for place, part in zip(places, parts, strict=True):
-            quantities[place] = part
-    return Quantities(quantities, unpriced)
+# --- projection -----------------------------------------------------------------------------------------------
 
 
-# --- lines ----------------------------------------------------------------------------------------------------
-
-
-def _line(charge: Charge, quantity: Decimal, period: BillingPeriod, now: datetime) -> SpendLine:
-    rated = rate(charge.price, quantity, is_trial=period.is_trial)
-    projected = _projected_quantity(charge, quantity, period, now)
+def _project(line: RatedCharge, period: BillingPeriod, now: datetime) -> RatedLine | None:
+    projected = _projected_quantity(line.charge, line.rated.quantity, line.segment, now)
     if projected is None:
-        return SpendLine(charge, rated, None)
-    return SpendLine(charge, rated, rate(charge.price, projected, is_trial=period.is_trial))
+        return None
+    return rate(line.charge.price, projected, is_trial=period.is_trial, part=line.segment.part)
 
 
-def _projected_quantity(charge: Charge, quantity: Decimal, period: BillingPeriod, now: datetime) -> Decimal | None:
+def _projected_quantity(charge: Charge, quantity: Decimal, segment: SegmentTerms, now: datetime) -> Decimal | None:
     """Project what adds up along its pace; a peak, a reading or a distinct count stays as it is.
 
-    A period that has not begun, and a fee, are not projected: they are what they are.
+    A segment that has not begun, and a fee, are not projected: they are what they are.
     """
-    if charge.metric is None or charge.metric.aggregation not in ADDITIVE or now <= period.start:
+    if charge.metric is None or charge.metric.aggregation not in ADDITIVE or now <= segment.start:
         return quantity
-    projected = project(quantity, period=Span(period.start, period.end), now=now)
+    projected = project(quantity, period=Span(segment.start, segment.end), now=now)
     if projected is not None and charge.metric.aggregation == Aggregation.COUNT:
         return projected.to_integral_value(rounding=ROUND_FLOOR)
     return projected

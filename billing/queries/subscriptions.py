@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 from accounts.models import Customer, Organization
 from billing.domain.periods import BillingPeriod, period_at
-from billing.models import PlanVersion, Subscription, SubscriptionPhase
+from billing.models import PlanVersion, Subscription, SubscriptionPause, SubscriptionPhase
 from common.errors import Conflict, NotFound
 from common.models import TenantQuerySet
 
@@ -20,6 +21,11 @@ class NeverCharged(Conflict):
 
 def list_subscriptions(*, organization: Organization) -> TenantQuerySet:
     return Subscription.objects.for_organization(organization).select_related("organization", "customer")
+
+
+def list_organizations_with_subscriptions() -> list[int]:
+    rows = Subscription.objects.all_tenants().values_list("organization", flat=True)
+    return list(rows.order_by("organization").distinct())
 
 
 def get_subscription(
@@ -59,9 +65,36 @@ def list_phases_of(
     return phases
 
 
-def version_of_period(phases: list[SubscriptionPhase], period: BillingPeriod) -> PlanVersion:
-    """Return the plan version under which a period is charged, the whole of it: the last that began by its start."""
-    return next(phase.version for phase in reversed(phases) if phase.starts_at <= period.start)
+def list_pauses_of(
+    subscription_ids: Collection[int], *, organization: Organization
+) -> dict[int, list[SubscriptionPause]]:
+    """Return the pauses of each subscription that has any by its id, in order. One query."""
+    rows = SubscriptionPause.objects.for_organization(organization).filter(subscription__in=subscription_ids)
+    pauses: dict[int, list[SubscriptionPause]] = defaultdict(list)
+    for row in rows.order_by("starts_at"):
+        pauses[row.subscription_id].append(row)
+    return dict(pauses)
+
+
+def find_pause(subscription: Subscription, now: datetime) -> SubscriptionPause | None:
+    """Return the pause that the subscription is in, else the next one."""
+    pauses = list_pauses_of([subscription.pk], organization=subscription.organization).get(subscription.pk, [])
+    return pause_from(pauses, now)
+
+
+def pause_from(pauses: Sequence[SubscriptionPause], now: datetime) -> SubscriptionPause | None:
+    return next((pause for pause in pauses if pause.ends_at is None or pause.ends_at > now), None)
+
+
+def version_of_period(
+    phases: list[SubscriptionPhase], period: BillingPeriod, *, is_at_end: bool = False
+) -> PlanVersion:
+    """Return the plan version at a period's start, or with `is_at_end` the last that begins within it."""
+    return next(
+        phase.version
+        for phase in reversed(phases)
+        if phase.starts_at <= period.start or (is_at_end and phase.starts_at < period.end)
+    )
 
 
 def nearest_period(subscription: Subscription, at: datetime) -> BillingPeriod:

@@ -1,4 +1,8 @@
-"""Writes of subscriptions: begin, change the plan, end. Nothing is prorated: a plan holds for whole billing periods."""
+"""Writes of subscriptions: begin, change the plan, pause, end.
+
+Of a subscription that is prorated (the default) everything holds from its very moment on; of one that is not, a plan
+holds for whole billing periods. What was billed before does not change.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,14 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from django.db import IntegrityError, transaction
+from django.db.models import F, Q
 
 from accounts.models import Customer, Organization, known_zones
 from accounts.services import record_audit
-from billing.domain.periods import default_anchor_day, period_at, trial_end
-from billing.models import Plan, PlanVersion, Subscription, SubscriptionPhase
-from billing.queries.subscriptions import list_of_customer, list_phases, list_phases_of, version_of_period
+from billing.domain.periods import BillingPeriod, default_anchor_day, period_at, trial_end
+from billing.models import Plan, PlanVersion, Subscription, SubscriptionPause, SubscriptionPhase
+from billing.queries.subscriptions import list_of_customer, list_phases, list_phases_of
+from billing.services.periods import end_open_periods
 from billing.services.plans import get_version_to_subscribe
 from common.errors import Conflict, InvalidInput
 from metering.queries import usage_zone
@@ -37,6 +43,18 @@ class KeyReused(Conflict):
     code = "idempotency_key_reused"
 
 
+class CurrencyChanges(Conflict):
+    code = "currency_changes"
+
+
+class AlreadyPaused(Conflict):
+    code = "already_paused"
+
+
+class NotPaused(Conflict):
+    code = "not_paused"
+
+
 class When(StrEnum):
     NOW = "now"
     PERIOD_END = "period_end"
@@ -53,6 +71,7 @@ class SubscriptionDefinition:
     anchor_day: int | None = None
     zone: str | None = None
     trial_days: int | None = None
+    is_prorated: bool = True
     # Under which the same request, repeated, answers with the same subscription.
     idempotency_key: str = ""
 
@@ -61,7 +80,8 @@ class SubscriptionDefinition:
         """What tells two requests apart that have the same key."""
         version = None if self.version is None else self.version.pk
         start = None if self.starts_at is None else self.starts_at.astimezone(UTC)
-        given = (self.customer.pk, self.plan.pk, version, start, self.anchor_day, self.zone, self.trial_days)
+        given: tuple[object, ...] = (self.customer.pk, self.plan.pk, version, start, self.anchor_day, self.zone)
+        given = (*given, self.trial_days) if self.is_prorated else (*given, self.trial_days, self.is_prorated)
         return sha256("|".join("" if part is None else str(part) for part in given).encode()).hexdigest()
 
 
@@ -161,6 +181,7 @@ def _create(
                 anchor_day=anchor_day,
                 zone=zone_name,
                 trial_ends_at=trial_ends_at,
+                is_prorated=definition.is_prorated,
                 created_at=now,
                 idempotency_key=definition.idempotency_key,
                 request_digest=definition.digest if definition.idempotency_key else "",
@@ -174,10 +195,10 @@ def _create(
 
 @transaction.atomic
 def cancel_subscription(*, subscription: Subscription, when: When, actor: str, now: datetime) -> Subscription:
-    """End it now, which cuts its period short without giving anything back, or with the period.
+    """End it now, which cuts its period short, or with the period.
 
-    One that has not begun ends as it begins. Cancelling again may only bring the end nearer. Raises
-    `SubscriptionEnded`.
+    Cut short, fees are charged in proportion, unless it is not prorated. One that has not begun ends as it begins.
+    Cancelling again may only bring the end nearer. Raises `SubscriptionEnded`.
     """
     locked = _lock_running(subscription, now)
     ends_at = max(now, locked.starts_at)
@@ -186,6 +207,8 @@ def cancel_subscription(*, subscription: Subscription, when: When, actor: str, n
     if locked.ends_at is None or ends_at < locked.ends_at:
         locked.ends_at, locked.canceled_at = ends_at, now
         locked.save(update_fields=["ends_at", "canceled_at"])
+        _touch(locked)
+        end_open_periods(subscription=locked, ends_at=ends_at)
         details = {"when": str(when), "ends_at": ends_at.isoformat()}
         _record(locked, "subscription.canceled", actor, details)
     return locked
@@ -201,32 +224,105 @@ def change_plan(
     actor: str,
     now: datetime,
 ) -> Subscription:
-    """Put it on another plan or version. Without proration: `now` charges the whole current period under the new one,
-    `period_end` begins with the next period. Takes the place of a change that was still to come.
+    """Put it on another plan or version, now or with the next period. Takes the place of a change still to come.
 
-    Raises `SubscriptionEnded`, also where it ends before the next period begins.
+    `now` charges what is used from here on under the new plan, and the fees of both in proportion; without proration
+    the whole current period under the new one. Raises `SubscriptionEnded`, also where it ends before the next period
+    begins, and `CurrencyChanges` where one period would be charged in two currencies.
     """
     locked = _lock_running(subscription, now)
     chosen = get_version_to_subscribe(plan=plan, version=version)
     period = period_at(locked.cycle, now)
-    starts_at = locked.starts_at if period is None else period.start if when == When.NOW else period.end
+    starts_at = _change_from(locked, period, when, now)
     if locked.ends_at is not None and starts_at >= locked.ends_at:
         raise SubscriptionEnded("The subscription ends before another period begins.")
     former = _version_at(locked, now)
+    if period is not None and starts_at != period.start and starts_at < period.end:
+        _refuse_other_currency(former, chosen)
     # What was to come, and what already changed at the same edge, is superseded; the audit log keeps both.
     SubscriptionPhase.objects.for_organization(locked.organization_id).filter(
         subscription=locked, starts_at__gte=starts_at
     ).delete()
     _add_phase(locked, chosen, starts_at, now)
+    _touch(locked)
     details = {"when": str(when), "from": _named(former), "to": _named(chosen), "starts_at": starts_at.isoformat()}
     _record(locked, "subscription.plan_changed", actor, details)
     return locked
 
 
+def _change_from(subscription: Subscription, period: BillingPeriod | None, when: When, now: datetime) -> datetime:
+    """Return from when on a change of plan holds. In a trial, which is charged under no plan, from its start."""
+    if period is None:
+        return subscription.starts_at
+    if when == When.PERIOD_END:
+        return period.end
+    return now if subscription.is_prorated and not period.is_trial else period.start
+
+
+def _refuse_other_currency(former: PlanVersion, chosen: PlanVersion) -> None:
+    if former.currency != chosen.currency:
+        raise CurrencyChanges(
+            f"The current period is charged in {former.currency}, and one invoice has one currency. "
+            "Change at the end of the period."
+        )
+
+
 def _version_at(subscription: Subscription, now: datetime) -> PlanVersion:
-    period = period_at(subscription.cycle, max(now, subscription.starts_at))
-    assert period is not None  # it is running, or will
-    return version_of_period(list_phases(subscription), period)
+    at = max(now, subscription.starts_at)
+    return next(phase.version for phase in reversed(list_phases(subscription)) if phase.starts_at <= at)
+
+
+@transaction.atomic
+def pause_subscription(
+    *, subscription: Subscription, when: When, resumes_at: datetime | None, actor: str, now: datetime
+) -> Subscription:
+    """Charge nothing from now, or from the next period on, until it is resumed or until `resumes_at`.
+
+    Usage goes on being counted and is not charged. Raises `AlreadyPaused`, `SubscriptionEnded`.
+    """
+    locked = _lock_running(subscription, now)
+    period = period_at(locked.cycle, now)
+    starts_at = max(now, locked.starts_at) if when == When.NOW or period is None else period.end
+    if resumes_at is not None and resumes_at <= starts_at:
+        raise InvalidInput.of("resumes_at", "After the pause begins.", "out_of_range")
+    rows = SubscriptionPause.objects.for_organization(locked.organization_id).filter(subscription=locked)
+    if rows.filter(Q(ends_at__isnull=True) | Q(ends_at__gt=starts_at)).exists():
+        raise AlreadyPaused("The subscription is paused already; resume it first.")
+    SubscriptionPause.objects.create(
+        organization_id=locked.organization_id,
+        subscription=locked,
+        starts_at=starts_at,
+        ends_at=resumes_at,
+        created_at=now,
+    )
+    _touch(locked)
+    details = {"starts_at": starts_at.isoformat(), "resumes_at": resumes_at and resumes_at.isoformat()}
+    _record(locked, "subscription.paused", actor, details)
+    return locked
+
+
+@transaction.atomic
+def resume_subscription(*, subscription: Subscription, actor: str, now: datetime) -> Subscription:
+    """End the pause now, or take back one that is still to come. Raises `NotPaused`."""
+    locked = _lock_running(subscription, now)
+    rows = SubscriptionPause.objects.for_organization(locked.organization_id).filter(subscription=locked)
+    pause = rows.filter(Q(ends_at__isnull=True) | Q(ends_at__gt=now)).order_by("starts_at").first()
+    if pause is None:
+        raise NotPaused("The subscription is not paused.")
+    if pause.starts_at >= now:
+        pause.delete()
+    else:
+        pause.ends_at = now
+        pause.save(update_fields=["ends_at"])
+    _touch(locked)
+    _record(locked, "subscription.resumed", actor, {"paused_from": pause.starts_at.isoformat()})
+    return locked
+
+
+def _touch(subscription: Subscription) -> None:
+    """Tell who is computing an invoice of it that what they read is no longer so."""
+    rows = Subscription.objects.for_organization(subscription.organization_id).filter(pk=subscription.pk)
+    rows.update(revision=F("revision") + 1)
 
 
 def _lock_running(subscription: Subscription, now: datetime) -> Subscription:

@@ -22,10 +22,10 @@ from billing.queries.reporting import (
     oldest_unsettled,
 )
 from billing.services.reporting import StripeNotConfigured, open_sink
+from billing.services.stripe_meters import list_defects
 
 # Reports are due within the hour; what waits for longer than two is stuck.
 STUCK_AFTER = timedelta(hours=2)
-CUSTOMER_KEY, VALUE_KEY = "stripe_customer_id", "value"
 GRACE_ADVICE = (
     "To be looked at by hand: how long Stripe keeps an invoice open after its period (the grace period in the "
     "account's billing settings). Usage is reported every hour; give it two hours or more."
@@ -74,13 +74,7 @@ def _defects(named: StripeMeter, meter: Meter | None) -> Iterator[str]:
     if meter is None:
         yield f"{named.event_name}: Stripe has no active meter of this event name."
         return
-    if meter.formula != "sum":
-        yield f"{named.event_name}: the meter adds up by {meter.formula}; corrections need one that sums."
-    if meter.event_time_window:
-        yield f"{named.event_name}: the meter counts only the last event of each {meter.event_time_window}."
-    if (meter.customer_key, meter.value_key) != (CUSTOMER_KEY, VALUE_KEY):
-        keys = f"{meter.customer_key} and {meter.value_key}"
-        yield f"{named.event_name}: the meter reads {keys} from its events, not {CUSTOMER_KEY} and {VALUE_KEY}."
+    yield from (f"{named.event_name}: {defect}" for defect in list_defects(meter))
 
 
 def _missing_customers(account: StripeMeters, organization: Organization, limit: int) -> Iterator[str]:

@@ -1,0 +1,263 @@
+"""What happens to an invoice after it was made final: it is voided, credited, paid. Never edited."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from django.db import transaction
+from django.db.models import F, Max
+
+from accounts.services import record_audit
+from billing.domain.invoices import InvoiceContent, InvoiceLineContent
+from billing.domain.notices import NoticeType
+from billing.domain.periods import BillingPeriod as Span
+from billing.domain.taxes import TaxLine, TaxRule, tax_lines
+from billing.models import BillingPeriod, Invoice, InvoiceKind, InvoiceLine, InvoiceState, LineKind, PeriodState
+from billing.models import Subscription as SubscriptionRow
+from billing.queries.settings import get_settings
+from billing.services.credits import carry_over, return_credits
+from billing.services.invoice_rows import invoice_notice, make_invoice, make_line, number_invoices
+from billing.services.notices import write_notices
+from common.errors import Conflict, InvalidInput
+
+MAX_REASON_CHARACTERS = 1000
+MAX_REFERENCE_CHARACTERS = 255
+
+
+class NotFinalised(Conflict):
+    code = "not_finalised"
+
+
+class HasCreditNotes(Conflict):
+    code = "has_credit_notes"
+
+
+class AlreadyPaid(Conflict):
+    code = "already_paid"
+
+
+class NothingLeft(Conflict):
+    code = "nothing_left_to_credit"
+
+
+@transaction.atomic
+def void_invoice(*, invoice: Invoice, reason: str, is_reissued: bool, actor: str, now: datetime) -> Invoice:
+    """Take a final invoice back; it keeps its number, and what credits paid of it goes back to them.
+
+    Reissued, its period is invoiced anew by the next run. Otherwise its own period is waived for good. The adjustments
+    of other periods that stood on it come back on the next invoice in both cases. Raises `NotFinalised`, `AlreadyPaid`,
+    `HasCreditNotes`, and `CreditSpent` where it gave credit that was used.
+    """
+    _check_text("reason", reason, MAX_REASON_CHARACTERS)
+    locked = _lock(invoice)
+    if locked.paid_at is not None:
+        raise AlreadyPaid("The invoice is paid; issue a credit note instead.")
+    if locked.credit_notes.filter(state=InvoiceState.FINALISED).exists():
+        raise HasCreditNotes("The invoice has credit notes; void those first.")
+    return_credits(invoice=locked, now=now)
+    locked.state, locked.voided_at, locked.void_reason = InvoiceState.VOID, now, reason
+    locked.save(update_fields=["state", "voided_at", "void_reason"])
+    if locked.kind == InvoiceKind.CREDIT_NOTE:
+        _unsettle(locked)
+    else:
+        _release_periods(locked, now, is_reissued=is_reissued)
+    write_notices([invoice_notice(locked, NoticeType.INVOICE_VOIDED, now)])
+    _record(locked, "invoice.voided", actor, {"reason": reason, "is_reissued": is_reissued})
+    return locked
+
+
+def _release_periods(invoice: Invoice, now: datetime, *, is_reissued: bool) -> None:
+    """Have everything that the invoice billed looked at again, and its own period billed again or never."""
+    rows = BillingPeriod.objects.for_organization(invoice.organization_id)
+    lines = InvoiceLine.objects.for_organization(invoice.organization_id).filter(invoice=invoice)
+    rows.filter(pk__in=lines.values("period")).update(billed_quantities=None)
+    if invoice.kind == InvoiceKind.PERIOD:
+        own = rows.filter(pk=invoice.period_id)
+        if is_reissued:
+            own.update(state=PeriodState.GRACE, grace_ends_at=now, finalised_at=None)
+        else:
+            own.update(is_waived=True)
+
+
+@transaction.atomic
+def issue_credit_note(
+    *, invoice: Invoice, amounts: Mapping[int, int] | None, reason: str, actor: str, now: datetime
+) -> Invoice:
+    """Give back of a final invoice: so many minor units of some lines by position, or (None) all that is left of it.
+
+    Taxes go back in proportion, to the cent what was charged once everything is given back. It first settles what is
+    open on the invoice; the rest becomes credit for the next one. What is given back is not charged again by a later
+    adjustment. Raises `NotFinalised`, `NothingLeft`, or `InvalidInput` for more than a line has left.
+    """
+    _check_text("reason", reason, MAX_REASON_CHARACTERS)
+    locked = _lock(invoice)
+    if locked.kind == InvoiceKind.CREDIT_NOTE:
+        raise NotFinalised("A credit note is voided, not credited.")
+    notes = list(locked.credit_notes.filter(state=InvoiceState.FINALISED).order_by("pk"))
+    lines = _credited_lines(locked, notes, amounts)
+    content = _note_content(locked, notes, lines, now)
+    _refuse_more_than_is_left(locked, notes, content)
+    note = make_invoice(InvoiceKind.CREDIT_NOTE, locked.period, content, now)
+    rows = Invoice.objects.for_organization(locked.organization_id).filter(period=locked.period)
+    last = rows.filter(kind=InvoiceKind.CREDIT_NOTE).aggregate(last=Max("sequence"))["last"]
+    note.sequence, note.credited_invoice = 0 if last is None else last + 1, locked
+    note.snapshot = {**note.snapshot, "reason": reason, "credits": locked.number}
+    note.save()
+    InvoiceLine.objects.bulk_create(make_line(note, place, line) for place, line in enumerate(lines, start=1))
+    settled = max(0, min(outstanding_minor(locked, notes), -note.total_minor))
+    settings = get_settings(locked.organization_id)
+    number_invoices(locked.organization, settings, settings.credit_note_prefix, [note], {note.pk: settled}, now)
+    carry_over(invoice=note, now=now)
+    _settle(locked, [*notes, note], note, now)
+    write_notices([invoice_notice(note, NoticeType.CREDIT_NOTE_ISSUED, now)])
+    _record(note, "credit_note.issued", actor, {"reason": reason, "credits": locked.number})
+    return note
+
+
+def outstanding_minor(invoice: Invoice, notes: list[Invoice]) -> int:
+    """Return what is still open on a final invoice: what is due, less what its credit notes have settled of it."""
+    if invoice.paid_at is not None:
+        return 0
+    return invoice.due_minor - sum(note.credits_minor for note in notes)
+
+
+def _settle(invoice: Invoice, notes: list[Invoice], note: Invoice, now: datetime) -> None:
+    """An invoice of which nothing is open any more is paid: by the note that gave the last of it back."""
+    if invoice.paid_at is None and invoice.due_minor and outstanding_minor(invoice, notes) == 0:
+        invoice.paid_at, invoice.payment_reference = now, note.number
+        invoice.save(update_fields=["paid_at", "payment_reference"])
+
+
+def _unsettle(note: Invoice) -> None:
+    """What was paid by credit notes alone, of which one is void now, is open again."""
+    invoice = note.credited_invoice
+    if invoice is not None and invoice.credit_notes.filter(number=invoice.payment_reference).exists():
+        invoice.paid_at, invoice.payment_reference = None, ""
+        invoice.save(update_fields=["paid_at", "payment_reference"])
+
+
+def _credited_lines(
+    invoice: Invoice, notes: list[Invoice], amounts: Mapping[int, int] | None
+) -> list[InvoiceLineContent]:
+    """Return the lines of a credit note. Each says in its one step which line it gives back of."""
+    credited: Counter[int] = Counter()
+    given = InvoiceLine.objects.for_organization(invoice.organization_id).filter(invoice__in=notes)
+    for line in given:
+        credited[line.steps[0]["line"]] -= line.amount_minor
+    rows = InvoiceLine.objects.for_organization(invoice.organization_id).filter(invoice=invoice)
+    lines = {line.position: line for line in rows.select_related("period").order_by("position")}
+    left = {position: line.amount_minor - credited[position] for position, line in lines.items()}
+    if amounts is None:
+        wanted: dict[int, int] = {position: amount for position, amount in left.items() if amount}
+    else:
+        wanted = dict(amounts)
+        for position, amount in wanted.items():
+            if position not in lines:
+                raise InvalidInput.of(f"lines.{position}", "The invoice has no such line.", "unknown_line")
+            if not 0 < amount <= left[position]:
+                message = f"From 1 to {max(0, left[position])}: what is left of the line."
+                raise InvalidInput.of(f"lines.{position}", message, "out_of_range")
+    if not wanted:
+        raise NothingLeft("Nothing of the invoice is left to be given back.")
+    return [_credit_line(lines[position], amount) for position, amount in sorted(wanted.items())]
+
+
+def _refuse_more_than_is_left(invoice: Invoice, notes: list[Invoice], content: InvoiceContent) -> None:
+    """Lines below nothing (adjustments) make an invoice less than what single lines of it come to."""
+    left = invoice.subtotal_minor + sum(note.subtotal_minor for note in notes)
+    if left <= 0 or content.subtotal_minor >= 0:
+        raise NothingLeft("Nothing of the invoice is left to be given back.")
+    if left + content.subtotal_minor < 0:
+        raise InvalidInput.of("lines", f"At most {left} in sum: what is left of the invoice.", "out_of_range")
+
+
+def _credit_line(line: InvoiceLine, amount_minor: int) -> InvoiceLineContent:
+    return InvoiceLineContent(
+        kind=LineKind.CREDIT,
+        name=line.name,
+        period=Span(line.period.starts_at, line.period.ends_at, line.period.is_trial),
+        period_id=line.period_id,
+        starts_at=line.starts_at,
+        ends_at=line.ends_at,
+        quantity=Decimal(1),
+        included_quantity=Decimal(0),
+        amount_minor=-amount_minor,
+        steps=[{"kind": "credit", "line": line.position, "amount": str(-amount_minor)}],
+        metric_code=line.metric_code,
+        unit="",
+    )
+
+
+def _note_content(
+    invoice: Invoice, notes: list[Invoice], lines: list[InvoiceLineContent], now: datetime
+) -> InvoiceContent:
+    subtotal = sum(line.amount_minor for line in lines)
+    before = invoice.subtotal_minor + sum(note.subtotal_minor for note in notes)
+    taxes = [_credited_tax(tax, before, subtotal) for tax in invoice.taxes]
+    total = subtotal + sum(tax.amount_minor for tax in taxes)
+    return InvoiceContent(
+        currency=invoice.currency,
+        lines=lines,
+        taxes=taxes,
+        subtotal_minor=subtotal,
+        tax_minor=total - subtotal,
+        total_minor=total,
+        credits_minor=0,
+        due_minor=0,
+        snapshot=invoice.snapshot,
+        known_at=now,
+    )
+
+
+def _credited_tax(tax: Mapping[str, Any], before: int, subtotal: int) -> TaxLine:
+    """Return what a tax goes down by when its base does: so that in the end nothing is left of it."""
+    rule = TaxRule(tax["code"], tax["name"], Decimal(tax["percent"]))
+    was, remains = (tax_lines(base, [rule])[0].amount_minor for base in (before, before + subtotal))
+    return TaxLine(rule.code, rule.name, rule.percent, subtotal, remains - was)
+
+
+@transaction.atomic
+def mark_paid(*, invoice: Invoice, reference: str, actor: str, now: datetime) -> Invoice:
+    """Note that a final invoice was paid, and how. Raises `NotFinalised`, `AlreadyPaid`."""
+    if len(reference) > MAX_REFERENCE_CHARACTERS or "\x00" in reference:
+        raise InvalidInput.of("reference", f"At most {MAX_REFERENCE_CHARACTERS} characters.", "too_long")
+    locked = _lock(invoice)
+    if locked.paid_at is not None:
+        raise AlreadyPaid("The invoice is paid already.")
+    if locked.kind == InvoiceKind.CREDIT_NOTE:
+        raise NotFinalised("A credit note is not paid.")
+    locked.paid_at, locked.payment_reference = now, reference
+    locked.save(update_fields=["paid_at", "payment_reference"])
+    _record(locked, "invoice.paid", actor, {"reference": reference})
+    return locked
+
+
+def _lock(invoice: Invoice) -> Invoice:
+    """Lock the subscription and then the invoice, as runs do. Raises `NotFinalised` for drafts and void ones."""
+    subscriptions = SubscriptionRow.objects.for_organization(invoice.organization_id)
+    subscriptions.select_for_update(no_key=True).get(pk=invoice.subscription_id)
+    subscriptions.filter(pk=invoice.subscription_id).update(revision=F("revision") + 1)
+    rows = Invoice.objects.for_organization(invoice.organization_id)
+    locked: Invoice = (
+        rows.select_related(
+            "organization", "customer", "subscription__customer", "period__subscription", "credited_invoice"
+        )
+        .select_for_update(of=("self",))
+        .get(pk=invoice.pk)
+    )
+    if locked.state != InvoiceState.FINALISED:
+        raise NotFinalised(f"The invoice is {'a draft' if locked.state == InvoiceState.DRAFT else 'void'}.")
+    return locked
+
+
+def _check_text(field: str, text: str, limit: int) -> None:
+    if not text.strip() or len(text) > limit or "\x00" in text:
+        raise InvalidInput.of(field, f"Say why, in 1 to {limit} characters.", "reason_required")
+
+
+def _record(invoice: Invoice, action: str, actor: str, details: dict[str, Any]) -> None:
+    record_audit(organization=invoice.organization, actor=actor, action=action, target=invoice.number, details=details)
