@@ -42,12 +42,14 @@ from meterbook.groups import (
     AlertVerbs,
     AsyncAlertVerbs,
     AsyncCatalogVerbs,
+    AsyncInvoiceVerbs,
     AsyncMetricVerbs,
     AsyncQuotaVerbs,
     AsyncRoomVerbs,
     AsyncThresholdVerbs,
     AsyncWebhookVerbs,
     CatalogVerbs,
+    InvoiceVerbs,
     MetricVerbs,
     QuotaVerbs,
     RoomVerbs,
@@ -113,6 +115,7 @@ class Client(SyncVerbs):
         self.users = UserVerbs(self._transport)
         self.settings = SettingVerbs(self._transport)
         self.billing = BillingVerbs(self._transport)
+        self.invoices = InvoiceVerbs(self._transport)
         self.logs = LogVerbs(self._transport)
         self._buffers: list[BufferedIngest] = []
         self._recorders: list[RequestRecorder] = []
@@ -197,6 +200,7 @@ class AsyncClient(AsyncVerbs):
         self.users = AsyncUserVerbs(self._transport)
         self.settings = AsyncSettingVerbs(self._transport)
         self.billing = AsyncBillingVerbs(self._transport)
+        self.invoices = AsyncInvoiceVerbs(self._transport)
         self.logs = AsyncLogVerbs(self._transport)
         self._buffers: list[AsyncBufferedIngest] = []
 

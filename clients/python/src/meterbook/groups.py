@@ -8,7 +8,7 @@ from meterbook.quantities import Quantity
 from meterbook.reservations import AsyncReserving, HeldReservation
 from meterbook.subscription import AsyncSubscription, Subscription
 from meterbook.transport import AsyncTransport, SyncTransport
-from meterbook.verbs import alerts, metrics, quotas, thresholds, webhooks
+from meterbook.verbs import alerts, invoices, metrics, quotas, thresholds, webhooks
 from meterbook.verbs.alerts import Names
 
 
@@ -228,3 +228,19 @@ class AsyncRoomVerbs(AsyncVerbs):
         """`RoomVerbs.reserve`, to be awaited, or entered with `async with`."""
         plan = quotas.reserve(customer, metric, amount, ttl_seconds=ttl_seconds, idempotency_key=idempotency_key)
         return AsyncReserving(self._transport, plan)
+
+
+class InvoiceVerbs(SyncVerbs):
+    """`client.invoices`: what customers owe."""
+
+    list = sync(invoices.list_all)
+    get = sync(invoices.get)
+    pdf = sync(invoices.pdf)
+
+
+class AsyncInvoiceVerbs(AsyncVerbs):
+    """`client.invoices`: what customers owe."""
+
+    list = awaited(invoices.list_all)
+    get = awaited(invoices.get)
+    pdf = awaited(invoices.pdf)

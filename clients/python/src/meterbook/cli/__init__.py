@@ -17,6 +17,7 @@ from meterbook.cli.analytics import analytics
 from meterbook.cli.billing import billing
 from meterbook.cli.events import events
 from meterbook.cli.ingest import ingest
+from meterbook.cli.invoices import invoices
 from meterbook.cli.login import login
 from meterbook.cli.logs import logs
 from meterbook.cli.metrics import metrics
@@ -37,7 +38,10 @@ def cli() -> None:
     """
 
 
-COMMANDS = (login, metrics, ingest, usage, events, alerts, thresholds, analytics, users, billing, settings, logs)
+COMMANDS = (
+    *(login, metrics, ingest, usage, events, alerts, thresholds, analytics, users),
+    *(billing, invoices, settings, logs),
+)
 for command in COMMANDS:
     cli.add_command(command)
 
