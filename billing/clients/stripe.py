@@ -1,6 +1,7 @@
-"""Stripe's Billing Meters, spoken to through Stripe's own package. The only module that knows its calls and errors.
+"""Stripe's Billing Meters, spoken to through Stripe's own package, and what all calls to Stripe share.
 
-Nothing is repeated here: the outbox repeats, so that every attempt is written down before it is made.
+This module and its neighbours `stripe_invoices` and `stripe_events` alone know Stripe's calls and errors. Nothing is
+repeated here: the outbox repeats, so that every attempt is written down before it is made.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from common.numbers import exact_text
 TIMEOUT_SECONDS = (5.0, 30.0)
 MAX_MESSAGE = 400
 CONFLICT, FIRST_SERVER_ERROR = 409, 500
+# How a meter has to count and to read its events.
+SUM, CUSTOMER_KEY, VALUE_KEY = "sum", "stripe_customer_id", "value"
 DUPLICATE_CODE = "duplicate_meter_event"
 
 
@@ -37,16 +40,21 @@ class Meter:
     value_key: str
 
 
+def connect(*, api_key: str, api_base: str) -> stripe.StripeClient:
+    """Return the package's client, which is safe to share between threads and repeats nothing by itself."""
+    return stripe.StripeClient(
+        api_key,
+        base_addresses={"api": api_base} if api_base else None,
+        http_client=stripe.RequestsClient(timeout=TIMEOUT_SECONDS),
+        max_network_retries=0,
+    )
+
+
 class StripeMeters:
     """The account that a key belongs to. Safe to share between threads."""
 
     def __init__(self, *, api_key: str, api_base: str = "") -> None:
-        self._client = stripe.StripeClient(
-            api_key,
-            base_addresses={"api": api_base} if api_base else None,
-            http_client=stripe.RequestsClient(timeout=TIMEOUT_SECONDS),
-            max_network_retries=0,
-        )
+        self._client = connect(api_key=api_key, api_base=api_base)
         self._meters: dict[str, Meter] | None = None
 
     def send(self, event: MeterEvent) -> Outcome:
@@ -84,7 +92,7 @@ class StripeMeters:
             pages = self._client.v1.billing.meters.event_summaries.list(meter.id, selection)
             return list(pages.auto_paging_iter())
         except stripe.StripeError as error:
-            raise SummaryUnavailable(_message(error)) from error
+            raise SummaryUnavailable(message_of(error)) from error
 
     def list_meters(self) -> list[Meter]:
         """Return the account's meters, in no order. Raises `SummaryUnavailable`."""
@@ -92,7 +100,24 @@ class StripeMeters:
             pages = self._client.v1.billing.meters.list({"limit": 100})
             return [_meter(row) for row in pages.auto_paging_iter()]
         except stripe.StripeError as error:
-            raise SummaryUnavailable(_message(error)) from error
+            raise SummaryUnavailable(message_of(error)) from error
+
+    def create_meter(self, event_name: str, *, display_name: str, key: str) -> Meter:
+        """Make a meter that sums, with the usual keys. Raises `SummaryUnavailable`."""
+        try:
+            row = self._client.v1.billing.meters.create(
+                {
+                    "display_name": display_name,
+                    "event_name": event_name,
+                    "default_aggregation": {"formula": SUM},
+                    "customer_mapping": {"type": "by_id", "event_payload_key": CUSTOMER_KEY},
+                    "value_settings": {"event_payload_key": VALUE_KEY},
+                },
+                {"idempotency_key": key},
+            )
+        except stripe.StripeError as error:
+            raise SummaryUnavailable(message_of(error)) from error
+        return _meter(row)
 
     def has_customer(self, customer_id: str) -> bool:
         """Tell whether the account has the customer. Raises `SummaryUnavailable`."""
@@ -101,7 +126,7 @@ class StripeMeters:
         except stripe.InvalidRequestError:
             return False
         except stripe.StripeError as error:
-            raise SummaryUnavailable(_message(error)) from error
+            raise SummaryUnavailable(message_of(error)) from error
         return not getattr(customer, "deleted", False)
 
     def _find_meter(self, event_name: str) -> Meter:
@@ -141,19 +166,24 @@ def _meter(row: stripe.billing.Meter) -> Meter:
 
 
 def _outcome(error: stripe.StripeError, identifier: str) -> Outcome:
-    """Tell what an error says about the event. What says nothing is unclear, and unclear is never taken for a no."""
-    message = _message(error)
+    """Tell what an error says about the event."""
+    message = message_of(error)
+    if isinstance(error, stripe.InvalidRequestError) and _is_duplicate(error, identifier):
+        return Outcome(Answer.DUPLICATE, message)
+    return Outcome(read_answer(error), message)
+
+
+def read_answer(error: stripe.StripeError) -> Answer:
+    """Tell what an error of any call means. What says nothing is unclear, and unclear is never taken for a no."""
     match error:
         case stripe.AuthenticationError() | stripe.PermissionError():
-            return Outcome(Answer.UNAUTHORIZED, message)
+            return Answer.UNAUTHORIZED
         case stripe.RateLimitError():
-            return Outcome(Answer.THROTTLED, message)
-        case stripe.InvalidRequestError() if _is_duplicate(error, identifier):
-            return Outcome(Answer.DUPLICATE, message)
+            return Answer.THROTTLED
     status = error.http_status
     if status is None or status == CONFLICT or status >= FIRST_SERVER_ERROR or status < 400:
-        return Outcome(Answer.UNCLEAR, message)
-    return Outcome(Answer.REFUSED, message)
+        return Answer.UNCLEAR
+    return Answer.REFUSED
 
 
 def _is_duplicate(error: stripe.InvalidRequestError, identifier: str) -> bool:
@@ -163,7 +193,7 @@ def _is_duplicate(error: stripe.InvalidRequestError, identifier: str) -> bool:
     )
 
 
-def _message(error: stripe.StripeError) -> str:
+def message_of(error: stripe.StripeError) -> str:
     """Return the error in short. Of a refused key nothing is repeated: Stripe's own words quote a part of it."""
     if isinstance(error, stripe.AuthenticationError | stripe.PermissionError):
         return "Stripe does not accept the key, or the key may not do this."

@@ -1,8 +1,8 @@
-"""A server of one's own that behaves like Stripe's meter endpoints, over real HTTP on loopback.
+"""A server of one's own that behaves like Stripe's meter and invoice endpoints, over real HTTP on loopback.
 
-It keeps state, and it keeps to the rules that reporting depends on, each with its source. Faults are planned by a test
-in the order in which calls meet them. What it was not written for it answers with 404, so that no test can pass on an
-endpoint that it does not know.
+It keeps state, and it keeps to the rules that reporting and pushing depend on, each with its source. Faults are planned
+by a test in the order in which calls meet them. What it was not written for it answers with 404, so that no test can
+pass on an endpoint that it does not know.
 
 Sources:
 [create]      https://docs.stripe.com/api/billing/meter-event/create (as in `stripe` 16.1.0's own docstrings)
@@ -12,6 +12,13 @@ Sources:
 [errors]      https://docs.stripe.com/api/errors
 [duplicate]   what Stripe answered to others: https://github.com/langfuse/langfuse/pull/16292
 [summaries]   https://docs.stripe.com/api/billing/meter-event-summary/list
+[meters]      https://docs.stripe.com/api/billing/meter/create
+[invoices]    https://docs.stripe.com/api/invoices/create (as in `stripe` 16.1.0's own docstrings)
+[items]       https://docs.stripe.com/api/invoiceitems/create
+[pay]         https://docs.stripe.com/api/invoices/pay
+[lifecycle]   https://docs.stripe.com/invoicing/integration/workflow-transitions
+[pages]       https://docs.stripe.com/api/pagination
+[thin]        https://docs.stripe.com/api/v2/core/events/retrieve
 """
 
 from __future__ import annotations
@@ -24,10 +31,14 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 DAY = timedelta(hours=24)
+MAX_ITEMS = 250
+# What writes, and is met by planned faults.
+EVENTS, INVOICES, METERS = ("/v1/billing/meter_events",), ("/v1/invoices", "/v1/invoiceitems"), ("/v1/billing/meters",)
 
 
 class Fault(StrEnum):
@@ -85,10 +96,20 @@ class FakeStripe:
         self.events: list[StoredEvent] = []
         self.calls: list[Call] = []
         self.faults: list[Fault | None] = []
+        # Which writes they meet, by the beginning of their paths.
+        self.fault_paths: tuple[str, ...] = EVENTS
+        # Invoices and items by id; an item without an invoice waits for one that includes it. [items]
+        self.invoices: dict[str, dict[str, Any]] = {}
+        self.items: dict[str, dict[str, Any]] = {}
+        # Percentages off for a customer, which invoices inherit unless they say otherwise. [invoices]
+        self.discounts: dict[str, int] = {}
+        # The data of thin events, by id. [thin]
+        self.thin_events: dict[str, dict[str, Any]] = {}
         # Summaries show only events received so long ago.
         self.summary_lag = timedelta(0)
         self.before_answer: Callable[[Call], None] = lambda call: None
         self._replies: dict[str, tuple[datetime, dict[str, str], Reply]] = {}
+        self._numbers = count(1)
         self._lock = threading.Lock()
         fake = self
 
@@ -101,6 +122,9 @@ class FakeStripe:
                 fake._handle(self)
 
             def do_POST(self) -> None:
+                fake._handle(self)
+
+            def do_DELETE(self) -> None:
                 fake._handle(self)
 
             def log_message(self, format: str, *args: Any) -> None:
@@ -149,7 +173,8 @@ class FakeStripe:
     def _handle(self, handler: BaseHTTPRequestHandler) -> None:
         length = int(handler.headers.get("Content-Length") or 0)
         target = urlsplit(handler.path)
-        pairs = parse_qs(handler.rfile.read(length).decode() if length else target.query)
+        text = handler.rfile.read(length).decode() if length else target.query
+        pairs = parse_qs(text, keep_blank_values=True)
         call = Call(
             method=handler.command,
             path=target.path,
@@ -159,8 +184,8 @@ class FakeStripe:
         )
         with self._lock:
             self.calls.append(call)
-            is_event = call.path == "/v1/billing/meter_events"
-            fault = self.faults.pop(0) if self.faults and is_event else None
+            is_met = call.method != "GET" and call.path.startswith(self.fault_paths)
+            fault = self.faults.pop(0) if self.faults and is_met else None
             reply = self._answer(call, fault)
         self.before_answer(call)
         if reply is None:
@@ -191,32 +216,73 @@ class FakeStripe:
     def _execute(self, call: Call, fault: Fault | None) -> Reply:
         match call.method, call.path.split("/")[2:]:
             case "POST", ["billing", "meter_events"]:
-                return self._execute_once(call, fault)
+                return self._execute_once(call, fault, self._validate, self._store)
+            case "POST", ["billing", "meters"]:
+                return self._execute_once(call, fault, self._validate_meter, self._create_meter)
             case "GET", ["billing", "meters"]:
                 return _list(self.meters.values())
             case "GET", ["billing", "meters", meter, "event_summaries"]:
                 return self._summarize(meter, call.form)
             case "GET", ["customers", customer] if customer in self.customers:
                 return Reply(200, {"id": customer, "object": "customer"})
+            case "GET", ["core", "events", event] if event in self.thin_events:
+                return Reply(200, self.thin_events[event])
+            case _, ["invoices" | "invoiceitems", *_]:
+                return self._execute_invoicing(call, fault)
         return refuse(404, f"Unrecognized request URL or no such object: {call.path}", code="resource_missing")
 
-    def _execute_once(self, call: Call, fault: Fault | None) -> Reply:
+    def _execute_invoicing(self, call: Call, fault: Fault | None) -> Reply:
+        match call.method, call.path.split("/")[2:]:
+            case "POST", ["invoices"]:
+                return self._execute_once(call, fault, self._validate_invoice, self._create_invoice)
+            case "GET", ["invoices"]:
+                return self._list_invoices(call.form)
+            case "POST", ["invoiceitems"]:
+                return self._execute_once(call, fault, self._validate_item, self._create_item)
+            case "GET", ["invoiceitems"]:
+                return _page(
+                    [item for item in self.items.values() if item["invoice"] == call.form["invoice"]], call.form
+                )
+            case "GET", ["invoices", invoice] if invoice in self.invoices:
+                return Reply(200, self._shown(invoice))
+            case "POST", ["invoices", invoice, "finalize"] if invoice in self.invoices:
+                return self._execute_once(call, fault, self._must_be(invoice, "draft"), self._finalise(invoice))
+            case "POST", ["invoices", invoice, "void"] if invoice in self.invoices:
+                is_open = self._must_be(invoice, "open", "uncollectible")
+                return self._execute_once(call, fault, is_open, lambda form: self._move(invoice, "void"))
+            case "POST", ["invoices", invoice, "pay"] if invoice in self.invoices:
+                is_open = self._must_be(invoice, "open", "uncollectible")
+                return self._execute_once(call, fault, is_open, lambda form: self._pay_elsewhere(invoice, form))
+            case "DELETE", ["invoices", invoice] if invoice in self.invoices:
+                # Deleting bears no key, since it may be repeated. [idempotency]
+                return self._execute_once(
+                    call, fault, self._must_be(invoice, "draft"), lambda form: self._drop(invoice)
+                )
+        return refuse(404, f"No such object: {call.path}", code="resource_missing")
+
+    def _execute_once(
+        self,
+        call: Call,
+        fault: Fault | None,
+        validate: Callable[[dict[str, str]], Reply | None],
+        commit: Callable[[dict[str, str]], Reply],
+    ) -> Reply:
         """A key seen within 24 hours repeats its first answer, also a 500, and refuses other parameters. Refusals that
         come before the work begins are not kept. [idempotency]"""
         known = self._replies.get(call.idempotency_key)
         if known is not None and self.now() - known[0] < DAY:
-            if known[1] != call.form:
+            if known[1] != {**call.form, "path": call.path}:
                 return refuse(400, "Keys for idempotent requests can only be used once.", kind="idempotency_error")
             return known[2]
-        refused = self._validate(call.form)
+        refused = validate(call.form)
         if refused is not None:
             return refused
         reply = Reply(500, {"error": {"type": "api_error", "message": "Something went wrong."}})
         if fault != Fault.ERROR_BEFORE:
-            stored = self._store(call.form)
+            stored = commit(call.form)
             reply = stored if fault != Fault.ERROR_AFTER else reply
         if call.idempotency_key:
-            self._replies[call.idempotency_key] = (self.now(), call.form, reply)
+            self._replies[call.idempotency_key] = (self.now(), {**call.form, "path": call.path}, reply)
         return reply
 
     # --- meter events -----------------------------------------------------------------------------
@@ -303,6 +369,169 @@ class FakeStripe:
             "end_time": end,
             "meter": meter,
         }
+
+    # --- meters -----------------------------------------------------------------------------------
+
+    def _validate_meter(self, form: dict[str, str]) -> Reply | None:
+        """One active meter of an event name; a name to show and a way to count are required. [meters]"""
+        for name in ("display_name", "event_name", "default_aggregation[formula]"):
+            if not form.get(name):
+                return refuse(400, f"Missing required param: {name}.", param=name)
+        known = self.meters.get(form["event_name"])
+        if known is not None and known["status"] == "active":
+            return refuse(400, f"There is already an active meter with the event name {form['event_name']}.")
+        return None
+
+    def _create_meter(self, form: dict[str, str]) -> Reply:
+        self.add_meter(form["event_name"], formula=form["default_aggregation[formula]"])
+        meter = self.meters[form["event_name"]]
+        meter["display_name"] = form["display_name"]
+        meter["customer_mapping"]["event_payload_key"] = form["customer_mapping[event_payload_key]"]
+        meter["value_settings"]["event_payload_key"] = form["value_settings[event_payload_key]"]
+        return Reply(200, meter)
+
+    # --- invoices ---------------------------------------------------------------------------------
+
+    def pay(self, invoice: str) -> None:
+        """What a customer does."""
+        self.invoices[invoice]["status"] = "paid"
+        self.invoices[invoice]["status_transitions"]["paid_at"] = int(self.now().timestamp())
+
+    def add_pending_item(self, customer: str, amount: int, *, invoice: str | None = None) -> None:
+        """What somebody else adds; without an invoice it waits for one."""
+        self._add_item({"customer": customer, "amount": str(amount), "currency": "usd"}, invoice)
+
+    def items_of(self, invoice: str) -> list[tuple[str, int]]:
+        return [(item["description"], item["amount"]) for item in self.items.values() if item["invoice"] == invoice]
+
+    def _validate_invoice(self, form: dict[str, str]) -> Reply | None:
+        if form.get("customer") not in self.customers:
+            return refuse(400, f"No such customer: '{form.get('customer')}'", code="resource_missing", param="customer")
+        if form.get("collection_method") == "send_invoice" and not {"days_until_due", "due_date"} & form.keys():
+            return refuse(400, "A due date is required of an invoice that is sent.", param="days_until_due")
+        return None
+
+    def _create_invoice(self, form: dict[str, str]) -> Reply:
+        """A draft, without what waits unless it is to be included, with the customer's discounts unless told not to
+        inherit them. [invoices]"""
+        name = f"in_{next(self._numbers)}"
+        self.invoices[name] = {
+            "id": name,
+            "object": "invoice",
+            "customer": form["customer"],
+            "status": "draft",
+            "currency": form.get("currency", "usd"),
+            "created": int(self.now().timestamp()),
+            "auto_advance": form.get("auto_advance") == "true",
+            "days_until_due": form.get("days_until_due"),
+            "metadata": _metadata(form),
+            "hosted_invoice_url": None,
+            "status_transitions": {"finalized_at": None, "paid_at": None, "voided_at": None},
+            "percent_off": 0 if "discounts" in form else self.discounts.get(form["customer"], 0),
+        }
+        if form.get("pending_invoice_items_behavior") == "include":
+            for item in self.items.values():
+                if item["invoice"] is None and item["customer"] == form["customer"]:
+                    item["invoice"] = name
+        return Reply(200, self._shown(name))
+
+    def _validate_item(self, form: dict[str, str]) -> Reply | None:
+        """Only drafts take items, of their customer and currency, and 250 at most. [items]"""
+        if "invoice" not in form:
+            return None
+        invoice = self.invoices.get(form["invoice"])
+        if invoice is None:
+            return refuse(404, f"No such invoice: '{form['invoice']}'", code="resource_missing", param="invoice")
+        if invoice["status"] != "draft":
+            return refuse(400, "This invoice is no longer editable.", code="invoice_not_editable")
+        if (invoice["customer"], invoice["currency"]) != (form["customer"], form["currency"]):
+            return refuse(400, "The item is of another customer or currency than the invoice.")
+        if len(self.items_of(form["invoice"])) >= MAX_ITEMS:
+            return refuse(400, "An invoice can have at most 250 items.")
+        return None
+
+    def _create_item(self, form: dict[str, str]) -> Reply:
+        return Reply(200, self._add_item(form, form.get("invoice")))
+
+    def _add_item(self, form: dict[str, str], invoice: str | None) -> dict[str, Any]:
+        name = f"ii_{next(self._numbers)}"
+        self.items[name] = {
+            "id": name,
+            "object": "invoiceitem",
+            "customer": form["customer"],
+            "invoice": invoice,
+            "amount": int(form["amount"]),
+            "currency": form["currency"],
+            "description": form.get("description", ""),
+            "metadata": _metadata(form),
+        }
+        return self.items[name]
+
+    def _list_invoices(self, form: dict[str, str]) -> Reply:
+        """The newest first, of a customer, made since a time. [pages]"""
+        since = int(form.get("created[gte]", 0))
+        found = [
+            self._shown(name)
+            for name, invoice in reversed(self.invoices.items())
+            if invoice["customer"] == form.get("customer", invoice["customer"]) and invoice["created"] >= since
+        ]
+        return _page(found, form)
+
+    def _must_be(self, invoice: str, *statuses: str) -> Callable[[dict[str, str]], Reply | None]:
+        """Drafts alone are finalised and deleted, open invoices alone voided. [lifecycle]"""
+
+        def validate(form: dict[str, str]) -> Reply | None:
+            status = self.invoices[invoice]["status"]
+            return None if status in statuses else refuse(400, f"The invoice is {status}.", code="invoice_not_editable")
+
+        return validate
+
+    def _finalise(self, invoice: str) -> Callable[[dict[str, str]], Reply]:
+        """It is open then, with a page to pay on; one of nothing is paid. [lifecycle]"""
+
+        def commit(form: dict[str, str]) -> Reply:
+            row = self.invoices[invoice]
+            row["hosted_invoice_url"] = f"https://invoice.stripe.test/{invoice}"
+            row["status_transitions"]["finalized_at"] = int(self.now().timestamp())
+            return self._move(invoice, "open" if self._shown(invoice)["total"] else "paid")
+
+        return commit
+
+    def _move(self, invoice: str, status: str) -> Reply:
+        self.invoices[invoice]["status"] = status
+        return Reply(200, self._shown(invoice))
+
+    def _pay_elsewhere(self, invoice: str, form: dict[str, str]) -> Reply:
+        """Without a way to pay it is paid only by saying that it was, elsewhere. [pay]"""
+        if form.get("paid_out_of_band") != "true":
+            return refuse(402, "The customer has no way to pay.", kind="card_error")
+        self.pay(invoice)
+        return Reply(200, self._shown(invoice))
+
+    def _drop(self, invoice: str) -> Reply:
+        """It is gone with its items, and is no longer found. [lifecycle]"""
+        del self.invoices[invoice]
+        self.items = {name: item for name, item in self.items.items() if item["invoice"] != invoice}
+        return Reply(200, {"id": invoice, "object": "invoice", "deleted": True})
+
+    def _shown(self, name: str) -> dict[str, Any]:
+        invoice = self.invoices[name]
+        whole = sum(amount for _, amount in self.items_of(name))
+        total = whole - whole * invoice["percent_off"] // 100
+        return {**invoice, "total": total, "amount_due": max(total, 0), "lines": {"object": "list", "data": []}}
+
+
+def _metadata(form: dict[str, str]) -> dict[str, str]:
+    return {name[9:-1]: value for name, value in form.items() if name.startswith("metadata[")}
+
+
+def _page(rows: list[dict[str, Any]], form: dict[str, str]) -> Reply:
+    """So many rows, those after the last one of the page before. [pages]"""
+    ids = [row["id"] for row in rows]
+    first = ids.index(form["starting_after"]) + 1 if "starting_after" in form else 0
+    last = first + int(form.get("limit", 10))
+    body = {"object": "list", "url": "/v1/list", "has_more": last < len(rows), "data": rows[first:last]}
+    return Reply(200, body)
 
 
 def _list(rows: Any) -> Reply:
