@@ -75,7 +75,14 @@ ALERT_SECTIONS = (
     ("quotas", "Quotas", "quotas", "alerts:quota_list"),
     ("webhooks", "Webhooks", "webhooks", "alerts:webhook_list"),
 )
-BILLING_SECTIONS = (("plans", "Plans", "plans", "billing:plan_list"),)
+BILLING_SECTIONS = (
+    ("plans", "Plans", "plans", "billing:plan_list"),
+    ("simulator", "Simulator", "simulator", "billing:simulator"),
+    ("invoices", "Invoices", "invoices", "billing:invoice_list"),
+    ("usage_checks", "Trust", "shield", "billing:usage_checks"),
+    ("stripe", "Stripe", "link", "billing:stripe"),
+    ("billing_settings", "Billing settings", "settings", "billing:settings"),
+)
 SETTINGS_SECTIONS = (
     ("members", "Members", "members", "accounts:member_list"),
     ("projects", "Projects", "projects", "accounts:project_list"),

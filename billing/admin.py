@@ -1,19 +1,29 @@
-"""The staff's lens on billing: what is sold, to whom, and what Stripe is told of it. Nothing is changed here."""
+"""The staff's lens on billing: what is sold, to whom, and what Stripe is told of it.
+
+Nothing is changed here, but that a failed event of Stripe's may be handled once more.
+"""
 
 from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils import timezone
 
 from accounts.admin import ReadOnlyAdmin
 from billing.models import (
+    InboxState,
     Plan,
     PlanVersion,
     Price,
     StripeCustomer,
     StripeDrift,
+    StripeEvent,
+    StripeInvoice,
     StripeMeter,
     Subscription,
     SubscriptionPhase,
     UsageReport,
 )
+from billing.services.stripe_inbox import handle_event
 
 
 @admin.register(Plan)
@@ -93,3 +103,36 @@ class StripeDriftAdmin(ReadOnlyAdmin):
     list_filter = (("resolved_at", admin.EmptyFieldListFilter),)
     search_fields = ("customer__external_id__startswith", "organization__name")
     list_select_related = ("organization", "customer", "metric")
+
+
+@admin.register(StripeInvoice)
+class StripeInvoiceAdmin(ReadOnlyAdmin):
+    list_display = (
+        "invoice",
+        "organization",
+        "stripe_customer_id",
+        "stripe_invoice_id",
+        "stripe_status",
+        "state",
+        "attempts",
+        "next_attempt_at",
+        "last_error",
+    )
+    list_filter = ("state", "stripe_status")
+    search_fields = ("invoice__number__startswith", "stripe_invoice_id", "stripe_customer_id")
+    list_select_related = ("organization", "invoice")
+
+
+@admin.register(StripeEvent)
+class StripeEventAdmin(ReadOnlyAdmin):
+    list_display = ("stripe_event_id", "type", "organization", "state", "attempts", "received_at", "error")
+    list_filter = ("state",)
+    search_fields = ("stripe_event_id", "type__startswith")
+    list_select_related = ("organization",)
+    actions = ("handle_again",)
+
+    @admin.action(description="Handle again what failed")
+    def handle_again(self, request: HttpRequest, rows: QuerySet[StripeEvent]) -> None:
+        states = [handle_event(event_id=row.pk, now=timezone.now()) for row in rows.filter(state=InboxState.FAILED)]
+        done = sum(state == InboxState.DONE for state in states)
+        self.message_user(request, f"{done} of {len(states)} failed events are handled.")

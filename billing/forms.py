@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from django import forms
 
 from billing.api import plan_serializers as shapes
-from billing.domain.currencies import EXPONENTS
+from billing.domain.currencies import EXPONENTS, major_text
 from billing.domain.prices import PriceModel
-from billing.models import Plan
+from billing.models import Budget, Plan
 from billing.queries.charges import Charge
+from billing.services.budgets import MAX_EMAIL_CHARACTERS
 from billing.services.plans import MAX_PRICES, MAX_TRIAL_DAYS, VersionDefinition
 from billing.services.subscriptions import When
 from common.errors import ApplicationError
@@ -33,6 +35,8 @@ MODEL_CHOICES = [
 ]
 # A body that is wrong in a tier, a filter or as a whole has its problem at the field that holds it.
 MAX_NUMBER_CHARACTERS = 80
+# Of an amount in a form; the service has the exact bound.
+MAX_AMOUNT_DIGITS = 30
 
 
 def parse_tiers(text: str) -> list[dict[str, Any]]:
@@ -242,7 +246,7 @@ class ChangePlanForm(forms.Form):
     when = forms.ChoiceField(
         choices=[
             (When.PERIOD_END.value, "with the next period"),
-            (When.NOW.value, "now, for the whole current period"),
+            (When.NOW.value, "now"),
         ]
     )
 
@@ -257,3 +261,43 @@ class CancelForm(forms.Form):
 
 def plan_choices(plans: Sequence[Plan]) -> list[tuple[str, str]]:
     return [(plan.code, plan.name) for plan in plans]
+
+
+# --- budgets --------------------------------------------------------------------------------------------------
+
+
+class BudgetForm(forms.Form):
+    """A budget as people write it: in the major unit, with its levels in one line."""
+
+    amount = forms.CharField(max_length=MAX_NUMBER_CHARACTERS, widget=forms.TextInput(attrs={"inputmode": "decimal"}))
+    levels = forms.CharField(label="Tell at, in %", max_length=100, initial="50, 80, 100")
+    email = forms.EmailField(label="Write to", required=False, max_length=MAX_EMAIL_CHARACTERS)
+
+    def __init__(self, *args: Any, currency: str, budget: Budget | None = None, **options: Any) -> None:
+        if budget is not None:
+            options["initial"] = {
+                "amount": major_text(budget.amount_minor, budget.currency),
+                "levels": ", ".join(map(str, budget.levels)),
+                "email": budget.email,
+            }
+        # Several are on one page.
+        options["auto_id"] = False
+        super().__init__(*args, **options)
+        self.currency = currency
+        self.fields["amount"].label = f"Budget, {currency}"
+
+    def clean_amount(self) -> int:
+        """Return minor units. Refuses a part of one."""
+        try:
+            minor = Decimal(self.cleaned_data["amount"].replace(" ", "")).scaleb(EXPONENTS[self.currency])
+        except InvalidOperation:
+            raise forms.ValidationError("Give an amount like 250 or 99.90.") from None
+        if not minor.is_finite() or minor.adjusted() > MAX_AMOUNT_DIGITS or minor != minor.to_integral_value():
+            raise forms.ValidationError("Give an amount of whole minor units, like 250 or 99.90.")
+        return int(minor)
+
+    def clean_levels(self) -> list[int]:
+        parts = self.cleaned_data["levels"].replace("%", " ").replace(",", " ").split()
+        if not all(part.isascii() and part.isdigit() for part in parts):
+            raise forms.ValidationError("Give percentages like 50, 80, 100.")
+        return [int(part) for part in parts]

@@ -33,6 +33,9 @@ CROSSINGS = Counter("meterbook_alerts_fired", "Crossings of thresholds recorded.
 DELIVERIES = Counter("meterbook_webhook_attempts", "Webhook requests sent, by what came of them.", ["outcome"])
 STRIPE_REPORTS = Counter("meterbook_stripe_reports", "Usage reports sent to Stripe, by what it answered.", ["answer"])
 STRIPE_DRIFTS = Counter("meterbook_stripe_drifts", "Days found of which Stripe counts something else than the ledger.")
+USAGE_MISMATCHES = Counter(
+    "meterbook_usage_mismatches", "Billed usages found to differ between events, rollups, invoices and reports."
+)
 TASKS = Counter("meterbook_tasks", "Background tasks finished, by name and outcome.", ["task", "outcome"])
 
 REQUEST_ID_HEADER = "X-Request-Id"

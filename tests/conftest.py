@@ -16,7 +16,9 @@ from django.test import Client
 from accounts.models import Organization, Role, User
 from accounts.services import IssuedKey
 from config.celery import app as celery_app
-from tests import factories
+from tests import factories, quick_flush
+
+quick_flush.install()
 
 # Whoever starts the tests in the background may have them ignore the interrupt, and every process that a test starts
 # and interrupts would inherit that.

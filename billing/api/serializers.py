@@ -18,11 +18,13 @@ from billing.domain.currencies import EXPONENTS
 from billing.domain.periods import BillingPeriod, period_at
 from billing.domain.prices import PriceModel
 from billing.domain.rating import RatedLine, Step, StepKind
-from billing.models import Subscription, SubscriptionPhase
+from billing.models import Subscription, SubscriptionPause, SubscriptionPhase
 from billing.queries.billing_usage import BillingUsage, PeriodUsage, unit_rate
 from billing.queries.charges import Charge
 from billing.queries.preview import GivenSpend
-from billing.queries.spend import Spend, SubscriptionSpend, Unpriced
+from billing.queries.quantities import Unpriced
+from billing.queries.spend import Spend, SubscriptionSpend
+from billing.queries.terms import SegmentTerms
 from billing.services.plans import MAX_TRIAL_DAYS
 from billing.services.subscriptions import When
 from common.api import ListQuery, Moment, StrictSerializer, Text, WholeNumber
@@ -67,6 +69,9 @@ class SubscriptionWrite(StrictSerializer):
     )
     zone = ExactText(max_length=64, required=False, help_text="Default: the customer's, else the organization's.")
     trial_days = WholeNumber(min_value=0, max_value=MAX_TRIAL_DAYS, required=False, help_text="Default: the version's.")
+    prorated = serializers.BooleanField(
+        default=True, help_text="Whether fees hold in proportion to the time where a period is cut; else for all of it."
+    )
     idempotency_key = IdempotencyKey(
         required=False,
         help_text="Or the header Idempotency-Key. The same request again answers with the same subscription.",
@@ -103,6 +108,16 @@ class PlanChangeRead(serializers.Serializer):
     starts_at = serializers.DateTimeField()
 
 
+class PauseWrite(StrictSerializer):
+    when = serializers.ChoiceField(choices=WHEN, default=When.NOW.value)
+    resumes_at = Moment(required=False, help_text="Default: it lasts until somebody resumes it.")
+
+
+class PauseRead(serializers.Serializer):
+    start = serializers.DateTimeField()
+    resumes_at = serializers.DateTimeField(allow_null=True)
+
+
 class SubscriptionRead(serializers.Serializer):
     id = serializers.CharField()
     customer = serializers.CharField()
@@ -117,10 +132,14 @@ class SubscriptionRead(serializers.Serializer):
     canceled_at = serializers.DateTimeField(allow_null=True)
     current_period = PeriodRead(allow_null=True)
     scheduled_change = PlanChangeRead(allow_null=True)
+    prorated = serializers.BooleanField()
+    pause = PauseRead(allow_null=True, help_text="The one that it is in, or the next one.")
     created_at = serializers.DateTimeField()
 
 
-def subscription_json(subscription: Subscription, phases: list[SubscriptionPhase], now: datetime) -> dict[str, Any]:
+def subscription_json(
+    subscription: Subscription, phases: list[SubscriptionPhase], pause: SubscriptionPause | None, now: datetime
+) -> dict[str, Any]:
     current = [phase for phase in phases if phase.starts_at <= max(now, subscription.starts_at)][-1]
     coming = next((phase for phase in phases if phase.starts_at > current.starts_at), None)
     period = period_at(subscription.cycle, now)
@@ -144,6 +163,8 @@ def subscription_json(subscription: Subscription, phases: list[SubscriptionPhase
             "plan_version": coming.version.number,
             "starts_at": coming.starts_at,
         },
+        "prorated": subscription.is_prorated,
+        "pause": None if pause is None else {"start": pause.starts_at, "resumes_at": pause.ends_at},
         "created_at": subscription.created_at,
     }
 
@@ -181,6 +202,10 @@ class SpendLineRead(serializers.Serializer):
     included_quantity = serializers.CharField()
     overage_quantity = serializers.CharField()
     amount_minor = serializers.CharField()
+    start = serializers.DateTimeField(
+        allow_null=True, help_text="Of the part of the period in which this price holds; null for given quantities."
+    )
+    end = serializers.DateTimeField(allow_null=True)
     steps = StepRead(many=True)
     projected = ProjectedRead(allow_null=True, help_text="Null: too early in the period to tell.")
 
@@ -227,7 +252,7 @@ def spend_json(spend: Spend) -> dict[str, Any]:
         "complete_through": spend.complete_through,
         "total_minor": str(spend.total_minor),
         "projected_total_minor": None if projected is None else str(projected),
-        "lines": [_line_json(line.charge, line.rated, line.projected) for line in spend.lines],
+        "lines": [_line_json(line.charge, line.rated, line.projected, line.segment) for line in spend.lines],
         "unpriced": [_unpriced_json(rest) for rest in spend.unpriced],
     }
 
@@ -250,12 +275,16 @@ def _unpriced_json(rest: Unpriced) -> dict[str, Any]:
     return {"metric": rest.metric.code, "quantity": decimal_text(rest.quantity)}
 
 
-def _line_json(charge: Charge, rated: RatedLine, projected: RatedLine | None) -> dict[str, Any]:
+def _line_json(
+    charge: Charge, rated: RatedLine, projected: RatedLine | None, segment: SegmentTerms | None = None
+) -> dict[str, Any]:
     return {
         "name": charge.label,
         "metric": charge.metric.code if charge.metric else None,
         "filters": charge.filters,
         "model": charge.price.model,
+        "start": segment.start if segment else None,
+        "end": segment.end if segment else None,
         **rated_json(rated),
         "projected": None
         if projected is None

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from django.utils import timezone
-from drf_spectacular.utils import OpenApiParameter, extend_schema
-from rest_framework.exceptions import ValidationError
+from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.status import HTTP_200_OK, HTTP_201_CREATED
@@ -16,22 +13,31 @@ from accounts.api.base import CallerView
 from accounts.api.schema import page_of
 from accounts.domain import Scope
 from billing.api import serializers as shapes
+from billing.api.idempotency import KEY_PARAMETER, read_idempotency_key
 from billing.models import Plan, PlanVersion, Subscription
 from billing.queries.plans import get_plan, get_version
 from billing.queries.spend import get_current_spend
-from billing.queries.subscriptions import get_subscription, list_phases, list_phases_of, list_subscriptions
+from billing.queries.subscriptions import (
+    find_pause,
+    get_subscription,
+    list_pauses_of,
+    list_phases,
+    list_phases_of,
+    list_subscriptions,
+    pause_from,
+)
 from billing.services.subscriptions import (
     SubscriptionDefinition,
     When,
     cancel_subscription,
     change_plan,
     create_subscription,
+    pause_subscription,
+    resume_subscription,
 )
 from common.api import take_page
-from common.errors import InvalidInput, PermissionRefused
+from common.errors import PermissionRefused
 from metering.api.base import get_visible_customer
-
-KEY_HEADER = "Idempotency-Key"
 
 
 class SubscriptionListView(CallerView):
@@ -52,14 +58,18 @@ class SubscriptionListView(CallerView):
             rows = rows.filter(customer=customer)
         page, now = take_page(rows, **self.query), timezone.now()
         phases = list_phases_of(page.rows, organization=self.caller.organization)
-        data = [shapes.subscription_json(row, phases[row.pk], now) for row in page.rows]
+        pauses = list_pauses_of([row.pk for row in page.rows], organization=self.caller.organization)
+        data = [
+            shapes.subscription_json(row, phases[row.pk], pause_from(pauses.get(row.pk, []), now), now)
+            for row in page.rows
+        ]
         return Response({"data": data, "next_cursor": page.next_cursor})
 
     @extend_schema(
         operation_id="create_subscription",
         description="A repeated request with the same idempotency key answers 200 with the same subscription. Without "
         "a key a second subscription to a plan that the customer has is refused with 409 already_subscribed.",
-        parameters=[OpenApiParameter(KEY_HEADER, str, OpenApiParameter.HEADER, required=False)],
+        parameters=[KEY_PARAMETER],
         request=shapes.SubscriptionWrite,
         responses={201: shapes.SubscriptionRead, 200: shapes.SubscriptionRead},
     )
@@ -76,7 +86,8 @@ class SubscriptionListView(CallerView):
             anchor_day=body.get("anchor_day"),
             zone=body.get("zone"),
             trial_days=body.get("trial_days"),
-            idempotency_key=_idempotency_key(request, body),
+            is_prorated=body["prorated"],
+            idempotency_key=read_idempotency_key(request, body),
         )
         made = create_subscription(
             organization=self.caller.organization,
@@ -114,8 +125,8 @@ class SubscriptionChangePlanView(CallerView):
 
     @extend_schema(
         operation_id="change_plan",
-        description="Nothing is prorated: `now` charges the whole current period under the new plan, `period_end` "
-        "(the default) begins with the next period.",
+        description="`period_end` (the default) begins with the next period; `now` charges what is used from here on "
+        "under the new plan and the fees of both in proportion (not prorated: the whole period under the new one).",
         request=shapes.ChangePlanWrite,
         responses=shapes.SubscriptionRead,
     )
@@ -132,6 +143,37 @@ class SubscriptionChangePlanView(CallerView):
             now=timezone.now(),
         )
         return _answer(changed)
+
+
+class SubscriptionPauseView(CallerView):
+    scopes = {"POST": Scope.BILLING_WRITE}
+
+    @extend_schema(
+        operation_id="pause_subscription",
+        description="Nothing is charged while it is paused: no fees, and no usage, which goes on being counted.",
+        request=shapes.PauseWrite,
+        responses=shapes.SubscriptionRead,
+    )
+    def post(self, request: Request, subscription_id: int) -> Response:
+        subscription = _subscription(self.caller, subscription_id)
+        body = self.read_body(shapes.PauseWrite)
+        paused = pause_subscription(
+            subscription=subscription,
+            when=When(body["when"]),
+            resumes_at=body.get("resumes_at"),
+            actor=self.caller.actor,
+            now=timezone.now(),
+        )
+        return _answer(paused)
+
+
+class SubscriptionResumeView(CallerView):
+    scopes = {"POST": Scope.BILLING_WRITE}
+
+    @extend_schema(operation_id="resume_subscription", request=None, responses=shapes.SubscriptionRead)
+    def post(self, request: Request, subscription_id: int) -> Response:
+        subscription = _subscription(self.caller, subscription_id)
+        return _answer(resume_subscription(subscription=subscription, actor=self.caller.actor, now=timezone.now()))
 
 
 class SubscriptionSpendView(CallerView):
@@ -158,26 +200,12 @@ def _subscription(caller: Caller, subscription_id: int) -> Subscription:
     )
 
 
-def _idempotency_key(request: Request, body: dict[str, Any]) -> str:
-    """Return the key of the header or the body; empty without. Raises `InvalidInput` where they differ."""
-    given: str = body.get("idempotency_key", "")
-    header = request.headers.get(KEY_HEADER)
-    if header is None:
-        return given
-    try:
-        key: str = shapes.IdempotencyKey().run_validation(header)
-    except ValidationError as error:
-        raise InvalidInput.of(KEY_HEADER, str(error.detail[0]), "invalid") from None  # type: ignore[index]
-    if given and given != key:
-        raise InvalidInput.of("idempotency_key", f"It differs from the header {KEY_HEADER}.", "invalid_combination")
-    return key
-
-
 def _plan_of(caller: Caller, code: str, number: int | None) -> tuple[Plan, PlanVersion | None]:
     plan = get_plan(organization=caller.organization, code=code)
     return plan, None if number is None else get_version(plan=plan, number=number)
 
 
 def _answer(subscription: Subscription, *, status: int = 200) -> Response:
-    body = shapes.subscription_json(subscription, list_phases(subscription), timezone.now())
+    now = timezone.now()
+    body = shapes.subscription_json(subscription, list_phases(subscription), find_pause(subscription, now), now)
     return Response(body, status=status)

@@ -2,7 +2,26 @@
 
 from django.urls import path
 
-from billing.api import plans, reporting, spend, subscriptions
+from billing.api import (
+    billing_settings,
+    budgets,
+    commitments,
+    credits,
+    explain,
+    invoice_changes,
+    invoice_runs,
+    invoices,
+    plans,
+    portal,
+    profiles,
+    reporting,
+    simulation,
+    spend,
+    stripe,
+    stripe_webhook,
+    subscriptions,
+    tax_rates,
+)
 
 app_name = "billing_api"
 urlpatterns = [
@@ -28,11 +47,78 @@ urlpatterns = [
         name="change-plan",
     ),
     path(
+        "subscriptions/<int:subscription_id>/pause",
+        subscriptions.SubscriptionPauseView.as_view(),
+        name="pause-subscription",
+    ),
+    path(
+        "subscriptions/<int:subscription_id>/resume",
+        subscriptions.SubscriptionResumeView.as_view(),
+        name="resume-subscription",
+    ),
+    path(
         "subscriptions/<int:subscription_id>/spend",
         subscriptions.SubscriptionSpendView.as_view(),
         name="subscription-spend",
     ),
+    path("invoice-runs", invoice_runs.InvoiceRunListView.as_view(), name="invoice-runs"),
+    path("invoice-runs/<int:run_id>", invoice_runs.InvoiceRunView.as_view(), name="invoice-run"),
+    path("invoices", invoices.InvoiceListView.as_view(), name="invoices"),
+    path("invoices/export.csv", invoices.InvoiceExportView.as_view(), name="export-invoices"),
+    path("invoices/preview", simulation.InvoicePreviewView.as_view(), name="preview-invoice"),
+    path("invoices/<int:invoice_id>", invoices.InvoiceView.as_view(), name="invoice"),
+    path("invoices/<int:invoice_id>.pdf", invoices.InvoicePdfView.as_view(), name="invoice-pdf"),
+    path("invoices/<int:invoice_id>.csv", invoices.InvoiceCsvView.as_view(), name="invoice-csv"),
+    path(
+        "invoices/<int:invoice_id>/lines/<int:position>/explain",
+        explain.ExplainLineView.as_view(),
+        name="explain-invoice-line",
+    ),
+    path("invoices/<int:invoice_id>/verify", explain.VerifyInvoiceView.as_view(), name="verify-invoice"),
+    path("invoices/<int:invoice_id>/finalize", invoice_changes.FinaliseInvoiceView.as_view(), name="finalize-invoice"),
+    path("invoices/<int:invoice_id>/void", invoice_changes.VoidInvoiceView.as_view(), name="void-invoice"),
+    path("invoices/<int:invoice_id>/credit", invoice_changes.CreditInvoiceView.as_view(), name="credit-invoice"),
+    path("invoices/<int:invoice_id>/mark-paid", invoice_changes.InvoicePaidView.as_view(), name="mark-invoice-paid"),
+    path(
+        "subscriptions/<int:subscription_id>/budget",
+        budgets.SubscriptionBudgetView.as_view(),
+        name="subscription-budget",
+    ),
+    path(
+        "subscriptions/<int:subscription_id>/commitments",
+        commitments.CommitmentListView.as_view(),
+        name="commitments",
+    ),
+    path(
+        "subscriptions/<int:subscription_id>/commitments/<int:commitment_id>",
+        commitments.CommitmentView.as_view(),
+        name="commitment",
+    ),
+    path("credits", credits.CreditListView.as_view(), name="credits"),
+    path("credits/<int:credit_id>", credits.CreditView.as_view(), name="credit"),
+    path("credits/<int:credit_id>/void", credits.VoidCreditView.as_view(), name="void-credit"),
+    path("tax-rates", tax_rates.TaxRateListView.as_view(), name="tax-rates"),
+    path("tax-rates/<str:code>", tax_rates.TaxRateView.as_view(), name="tax-rate"),
+    path("billing/settings", billing_settings.BillingSettingsView.as_view(), name="billing-settings"),
+    # Not below `customers/`: a customer's id has any characters, so `acme/credits` is one too.
+    path(
+        "billing/customers/<external_id:external_id>/profile",
+        profiles.ProfileView.as_view(),
+        name="billing-profile",
+    ),
+    path(
+        "billing/customers/<external_id:external_id>/credits",
+        credits.CustomerCreditsView.as_view(),
+        name="customer-credits",
+    ),
+    path(
+        "billing/customers/<external_id:external_id>/portal-link",
+        portal.PortalLinkView.as_view(),
+        name="portal-link",
+    ),
+    path("billing/checks", explain.UsageCheckListView.as_view(), name="usage-checks"),
     path("billing/preview", spend.PreviewView.as_view(), name="preview"),
+    path("billing/simulate", simulation.SimulationView.as_view(), name="simulate"),
     path("billing/report-usage", reporting.ReportUsageView.as_view(), name="report-usage"),
     path("billing/report-usage/<int:report_id>", reporting.UsageReportView.as_view(), name="usage-report"),
     path("billing/report-usage/<int:report_id>/retry", reporting.RetryReportView.as_view(), name="retry-usage-report"),
@@ -43,7 +129,16 @@ urlpatterns = [
         name="stripe-customer",
     ),
     path("billing/stripe/drifts", reporting.StripeDriftListView.as_view(), name="stripe-drifts"),
+    path("billing/stripe/invoices", stripe.StripeInvoiceListView.as_view(), name="stripe-invoices"),
+    path(
+        "billing/stripe/invoices/<int:push_id>/retry",
+        stripe.RetryStripeInvoiceView.as_view(),
+        name="retry-stripe-invoice",
+    ),
     path("billing/stripe/meters", reporting.StripeMeterListView.as_view(), name="stripe-meters"),
+    # Before the metrics: `sync` is not a metric's code here.
+    path("billing/stripe/meters/sync", stripe.SyncStripeMetersView.as_view(), name="sync-stripe-meters"),
     path("billing/stripe/meters/<str:code>", reporting.StripeMeterView.as_view(), name="stripe-meter"),
     path("billing/usage", spend.BillingUsageView.as_view(), name="billing-usage"),
+    path("stripe/webhook", stripe_webhook.receive_webhook, name="stripe-webhook"),
 ]

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from billing.contexts.words import filter_texts, price_text, step_text, tier_texts
+from billing.contexts.words import filter_texts, price_text, tier_texts
+from billing.documents.words import step_text
 from billing.domain.currencies import money_text
 from billing.domain.prices import Price
 from billing.domain.rating import RatedLine, rate

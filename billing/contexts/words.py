@@ -1,4 +1,4 @@
-"""Words for prices: what a price, a step of a rating and a status read like on a page."""
+"""Words for prices: what a price and a status read like on a page."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from decimal import Decimal
 
 from billing.domain.currencies import money_text
 from billing.domain.prices import Price, PriceModel, Tier
-from billing.domain.rating import Step, StepKind
 from billing.queries.charges import Charge
 from common.numbers import readable_text
 
@@ -63,38 +62,3 @@ def _tier_text(tier: Tier, price: Price, *, is_only: bool) -> str:
 
 def filter_texts(charge: Charge) -> list[str]:
     return [f"{key}: {', '.join(values)}" for key, values in sorted(charge.filters.items())]
-
-
-def step_text(step: Step, currency: str) -> str:
-    """Say what a step did, without its amount."""
-    match step.kind:
-        case StepKind.INCLUDED:
-            return f"{_number(step.quantity)} included"
-        case StepKind.FLAT:
-            return "once"
-        case StepKind.UNITS:
-            return f"{_number(step.quantity)} at {_money(step.unit_amount, currency)}"
-        case StepKind.TIER:
-            flat = f", and {_money(step.flat_amount, currency)} once" if step.flat_amount else ""
-            reach = f"{_number(step.from_quantity)} to {_number(step.to_quantity)}"
-            return f"{reach}: {_number(step.quantity)} at {_money(step.unit_amount, currency)}{flat}"
-        case StepKind.PACKAGES:
-            return f"{_number(step.quantity)} packages at {_money(step.unit_amount, currency)}"
-        case StepKind.PERCENT:
-            return f"{_number(step.unit_amount)}\u202f% of {_number(step.quantity)} {currency}"
-        case StepKind.MINIMUM:
-            return "up to the minimum"
-        case StepKind.MAXIMUM:
-            return "down to the maximum"
-        case StepKind.TRIAL:
-            return "free during the trial"
-        case StepKind.ROUNDING:
-            return "rounding"
-
-
-def _number(value: Decimal | None) -> str:
-    return readable_text(value if value is not None else Decimal(0))
-
-
-def _money(value: Decimal | None, currency: str) -> str:
-    return money_text(value if value is not None else Decimal(0), currency)

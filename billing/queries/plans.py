@@ -28,6 +28,12 @@ def list_versions(*, plan: Plan) -> TenantQuerySet:
     return PlanVersion.objects.for_organization(plan.organization_id).filter(plan=plan).select_related("plan")
 
 
+def list_offered_versions(*, organization: Organization) -> TenantQuerySet:
+    """Return the versions of the plans that are not archived, drafts too: by plan, the latest first."""
+    rows = PlanVersion.objects.for_organization(organization).filter(plan__archived_at__isnull=True)
+    return rows.select_related("plan").order_by("plan__code", "-number")
+
+
 def get_version(*, plan: Plan, number: int) -> PlanVersion:
     version: PlanVersion | None = None
     if 0 < number <= MAX_NUMBER:

@@ -217,6 +217,11 @@ def list_organizations_that_report() -> list[Organization]:
     return list(Organization.objects.filter(mapped | Q(pk__in=waiting)).order_by("pk"))
 
 
+def list_organizations_with_meters() -> list[Organization]:
+    named = StripeMeter.objects.all_tenants().values("organization")
+    return list(Organization.objects.filter(pk__in=named).order_by("pk"))
+
+
 def total_minute(report: UsageReport, *, now: datetime) -> MinuteTotals | None:
     """Return what was said about the row's customer, meter and minute, by whichever row; None while Stripe's summary
     of it may still be behind."""

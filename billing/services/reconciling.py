@@ -14,14 +14,18 @@ from typing import Any
 
 import structlog
 from django.conf import settings
+from django.db import transaction
 
 from accounts.models import Organization
 from billing.clients.meters import MeterSink, SummaryUnavailable
+from billing.domain.notices import NoticeType
 from billing.domain.reporting import ZERO, DayTotals, comparable_days, recent_periods, total_by_day
 from billing.models import StripeDrift, StripeMeter
 from billing.queries.reporting import Target, list_meters, list_restless_days, list_targets, read_ledger
+from billing.services.notices import write_notice
 from billing.services.reporting import Pace, TokenBucket
 from common.errors import ApplicationError
+from common.numbers import exact_text
 from common.telemetry import STRIPE_DRIFTS
 from metering.domain import EXACT
 
@@ -109,28 +113,47 @@ def _record(target: Target, meter: StripeMeter, totals: list[DayTotals], now: Ca
                 rows.filter(pk=row.pk).update(resolved_at=at, **_numbers(total, at))
             continue
         drifting += 1
-        if row is None:
-            StripeDrift.objects.create(
-                organization=subscription.organization,
-                customer=subscription.customer,
-                metric=meter.metric,
-                day=total.day,
-                found_at=at,
-                **_numbers(total, at),
-            )
-        else:
-            rows.filter(pk=row.pk).update(resolved_at=None, **_numbers(total, at))
-        if row is None or row.resolved_at is not None:
-            STRIPE_DRIFTS.inc()
-            logger.error(
-                "Stripe counts something else than the ledger",
-                organization=subscription.organization_id,
-                customer=subscription.customer_id,
-                metric=meter.metric.code,
-                day=f"{total.day:%Y-%m-%d}",
-                difference=str(EXACT.subtract(total.counted, total.ledger)),
-            )
+        if row is not None and row.resolved_at is None:
+            rows.filter(pk=row.pk).update(**_numbers(total, at))
+            continue
+        with transaction.atomic():
+            _write_drift(target, meter, total, at)
+        STRIPE_DRIFTS.inc()
+        logger.error(
+            "Stripe counts something else than the ledger",
+            organization=subscription.organization_id,
+            customer=subscription.customer_id,
+            metric=meter.metric.code,
+            day=f"{total.day:%Y-%m-%d}",
+            difference=str(EXACT.subtract(total.counted, total.ledger)),
+        )
     return drifting
+
+
+def _write_drift(target: Target, meter: StripeMeter, total: DayTotals, at: datetime) -> None:
+    """Write down a day that differs, for the first time or again, and have it told: once for each time."""
+    subscription = target.subscription
+    StripeDrift.objects.update_or_create(
+        organization=subscription.organization,
+        customer=subscription.customer,
+        metric=meter.metric,
+        day=total.day,
+        defaults={"resolved_at": None, **_numbers(total, at)},
+        create_defaults={"found_at": at, **_numbers(total, at)},
+    )
+    write_notice(
+        organization=subscription.organization_id,
+        type=NoticeType.STRIPE_DRIFT,
+        payload={
+            "kind": "usage_differs",
+            "customer": subscription.customer.external_id,
+            "metric": meter.metric.code,
+            "day": f"{total.day:%Y-%m-%d}",
+            "ledger_quantity": exact_text(total.ledger),
+            "stripe_quantity": exact_text(total.counted),
+        },
+        now=at,
+    )
 
 
 def _numbers(total: DayTotals, at: datetime) -> dict[str, Any]:

@@ -126,14 +126,19 @@ class Pace:
     jitter: Callable[[], float] = _jitter.random
 
 
-def open_sink(*, organization: Organization) -> StripeMeters:
-    """Return the installation's account at Stripe. Raises `StripeNotConfigured`."""
+def check_account(*, organization: Organization) -> None:
+    """Raise `StripeNotConfigured` where there is no account at Stripe that this organization may use."""
     if not settings.STRIPE_API_KEY:
         raise StripeNotConfigured(
             "No Stripe key is set, so nothing can be reported; `dry_run` shows what would be. Set STRIPE_API_KEY."
         )
     if settings.STRIPE_ORGANIZATIONS and organization.pk not in settings.STRIPE_ORGANIZATIONS:
         raise StripeNotConfigured("This organization may not report to the installation's Stripe account.")
+
+
+def open_sink(*, organization: Organization) -> StripeMeters:
+    """Return the installation's account at Stripe. Raises `StripeNotConfigured`."""
+    check_account(organization=organization)
     return StripeMeters(api_key=settings.STRIPE_API_KEY, api_base=settings.STRIPE_API_BASE)
 
 
@@ -321,12 +326,12 @@ def send_reports(
             run.stopped_by = outcome.message
             return run
         if throttled:
-            pace.wait(_pause_seconds(throttled, pace))
+            pace.wait(pause_seconds(throttled, pace))
     run.is_out_of_time = True
     return run
 
 
-def _pause_seconds(throttled: int, pace: Pace) -> float:
+def pause_seconds(throttled: int, pace: Pace) -> float:
     """Return how long to be quiet after so many refusals for haste: doubling, half of it by chance."""
     whole = min(0.5 * 2.0**throttled, LONGEST_PAUSE_SECONDS)
     return whole / 2 + whole / 2 * pace.jitter()

@@ -14,17 +14,31 @@ from itertools import chain
 from django.db import models
 
 from accounts.models import AuditEntry, Customer, Organization
-from billing.domain.reporting import UNSETTLED
-from billing.models import StripeCustomer, SubscriptionPhase, UsageReport
+from billing.domain.reporting import UNSETTLED, ReportState
+from billing.models import (
+    BillingProfile,
+    Budget,
+    BudgetCrossing,
+    StripeCustomer,
+    StripeEvent,
+    StripeInvoice,
+    SubscriptionPhase,
+    UsageReport,
+)
 from billing.services.reporting import plan_reports
 from common.models import TenantQuerySet
 from metering.models import Erasure
+
+# Pushes of invoices that are not on their way.
+SETTLED = {"state__in": [state for state in ReportState if state not in UNSETTLED]}
 
 
 def iterate_rows(*, organization: Organization, customer: Customer) -> Iterator[models.Model]:
     phases = SubscriptionPhase.objects.for_organization(organization).filter(subscription__customer=customer)
     reports = UsageReport.objects.for_organization(organization).filter(subscription__customer=customer)
-    yield from chain(phases.order_by("pk").iterator(), reports.order_by("pk").iterator())
+    pushes = StripeInvoice.objects.for_organization(organization).filter(invoice__customer=customer)
+    crossings = BudgetCrossing.objects.for_organization(organization).filter(budget__customer=customer)
+    yield from chain.from_iterable(rows.order_by("pk").iterator() for rows in (phases, reports, pushes, crossings))
 
 
 def let_go(*, organization: Organization, customer: Customer, by: str, now: datetime) -> None:
@@ -32,14 +46,20 @@ def let_go(*, organization: Organization, customer: Customer, by: str, now: date
     names = StripeCustomer.objects.for_organization(organization).filter(customer=customer)
     if names.exists():
         plan_reports(organization=organization, months=None, now=now, only_customer_id=customer.pk)
+        _forget_events(organization, names.values_list("stripe_customer_id", flat=True).get())
         names.delete()
+    # Who pays, and where they live. An invoice that was finalised keeps what was printed on it.
+    BillingProfile.objects.for_organization(organization).filter(customer=customer).delete()
+    Budget.objects.for_organization(organization).filter(customer=customer).update(email="")
     entries = AuditEntry.objects.for_organization(organization)
+    entries.filter(action__startswith="billing_profile.", target=customer.external_id).update(target=by)
     entries.filter(action__startswith="stripe_customer.", target=customer.external_id).update(target=by, details={})
     reports = UsageReport.objects.for_organization(organization).filter(subscription__customer=customer)
     # With the error they quote what Stripe said, which may be the name.
     entries.filter(action="usage_report.retried", target__in=reports.values("identifier")).update(details={})
     if not reports.filter(state__in=UNSETTLED).exists():
         _forget_names(reports)
+    _forget_names(StripeInvoice.objects.for_organization(organization).filter(invoice__customer=customer, **SETTLED))
 
 
 def forget_settled_names() -> int:
@@ -48,7 +68,19 @@ def forget_settled_names() -> int:
     reports = UsageReport.objects.all_tenants().filter(
         subscription__customer__in=Erasure.objects.all_tenants().values("customer")
     )
-    return _forget_names(reports.exclude(subscription__customer__in=unsettled.values("subscription__customer")))
+    pushes = StripeInvoice.objects.all_tenants().filter(
+        invoice__customer__in=Erasure.objects.all_tenants().values("customer"), **SETTLED
+    )
+    settled = reports.exclude(subscription__customer__in=unsettled.values("subscription__customer"))
+    return _forget_names(settled) + _forget_names(pushes)
+
+
+def _forget_events(organization: Organization, stripe_customer_id: str) -> None:
+    """Forget what Stripe told of a customer, also where nobody here had the thing: it tells names and addresses too."""
+    ours = models.Q(organization=organization) | models.Q(organization=None)
+    events = StripeEvent.objects.all_tenants().filter(ours)
+    told = models.Q(payload__data__object__customer=stripe_customer_id)
+    events.filter(told | models.Q(payload__data__object__id=stripe_customer_id)).delete()
 
 
 def _forget_names(reports: TenantQuerySet) -> int:

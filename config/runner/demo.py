@@ -15,6 +15,7 @@ from django.core.management import CommandError, call_command, get_commands
 from config import env
 
 COMMAND = "load_demo"
+BILLING_COMMAND = "bill_demo"
 
 
 def credentials_path(data_dir: Path) -> Path:
@@ -32,6 +33,7 @@ def main() -> None:
         return
     try:
         call_command(COMMAND, url=arguments.url, output=credentials_path(env.data_dir()))
+        call_command(BILLING_COMMAND)
     except CommandError as error:
         sys.exit(str(error))
 

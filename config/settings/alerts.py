@@ -4,6 +4,8 @@ from config import env
 
 # Tasks that run with an organization's id after its usage changed (see `metering.services.wake`).
 USAGE_FOLLOWERS = ["alerts.evaluate_organization"]
+# The task that runs with an organization's id after billing wrote down something to tell (`billing.services.notices`).
+NOTICE_FOLLOWER = "alerts.tell_billing_notices"
 # Who tells which thresholds a customer crossed (see `metering.api.usage`).
 ALERT_FLAGS = "alerts.sql.alert_flags.list_alert_flags"
 # Who tells how much of a metric a customer's quota allows (see `usage_reports.gateway.user_usage`).

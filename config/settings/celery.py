@@ -37,6 +37,12 @@ CELERY_BEAT_SCHEDULE = {
         "options": {"expires": 10.0},
     },
     "alerts.sweep_changes": {"task": "alerts.sweep_changes", "schedule": 2.0, "options": {"expires": 10.0}},
+    # Billing wakes it too.
+    "alerts.tell_billing_notices": {
+        "task": "alerts.tell_billing_notices",
+        "schedule": 5.0,
+        "options": {"expires": 10.0},
+    },
     "alerts.check_silence": {"task": "alerts.check_silence", "schedule": 20.0, "options": {"expires": 60.0}},
     "alerts.send_due_mails": {"task": "alerts.send_due_mails", "schedule": 60.0, "options": {"expires": 60.0}},
     "usage_reports.send_due_reports": {
@@ -46,6 +52,7 @@ CELERY_BEAT_SCHEDULE = {
     },
     # By the clock, not every 3,600 s: beat remembers nothing over a restart.
     "metering.prune_expired_rows": {"task": "metering.prune_expired_rows", "schedule": crontab(minute="7")},
+    "billing.expire_credits": {"task": "billing.expire_credits", "schedule": crontab(minute="22")},
     "alerts.prune_reservations": {"task": "alerts.prune_reservations", "schedule": crontab(minute="37")},
     "usage_reports.prune_runs": {"task": "usage_reports.prune_runs", "schedule": crontab(minute="52")},
     "influx.prune_anonymous_reports": {
@@ -58,16 +65,48 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": crontab(),
         "options": {"expires": 60.0},
     },
+    # Periods end at midnights somewhere, which are whole or half hours after this; a few minutes for late events.
+    "billing.run_invoices": {"task": "billing.run_invoices", "schedule": crontab(minute="4,34")},
     # Stripe keeps an invoice open for an hour after its period, unless told otherwise: an hourly run is not too late.
     "billing.report_usage": {"task": "billing.report_usage", "schedule": crontab(minute="10")},
     # At night, between two hourly runs: days with reports on their way are not compared.
     "billing.reconcile_usage": {"task": "billing.reconcile_usage", "schedule": crontab(hour="4", minute="45")},
+    # After Stripe was compared, and long before anybody looks.
+    "billing.check_usage": {"task": "billing.check_usage", "schedule": crontab(hour="5", minute="15")},
     # What was not settled: a lost answer, a killed worker, haste.
     "billing.send_usage_reports": {
         "task": "billing.send_usage_reports",
         "schedule": crontab(minute="*/2"),
         "options": {"expires": 100.0},
     },
+    "billing.mail_invoices": {
+        "task": "billing.mail_invoices",
+        "schedule": crontab(minute="*/2"),
+        "options": {"expires": 100.0},
+    },
+    "billing.evaluate_budgets": {
+        "task": "billing.evaluate_budgets",
+        "schedule": 60.0,
+        "options": {"expires": 60.0},
+    },
+    "billing.send_budget_mails": {
+        "task": "billing.send_budget_mails",
+        "schedule": 60.0,
+        "options": {"expires": 60.0},
+    },
+    # A finalised invoice is at Stripe within a minute or two; also what was not settled, and what has ended here.
+    "billing.push_invoices": {
+        "task": "billing.push_invoices",
+        "schedule": crontab(),
+        "options": {"expires": 50.0},
+    },
+    # The webhook wakes a worker itself; this finds lost wake-ups, and failures whose pause is over.
+    "billing.sweep_stripe_events": {
+        "task": "billing.sweep_stripe_events",
+        "schedule": 30.0,
+        "options": {"expires": 30.0},
+    },
+    "billing.prune_stripe_events": {"task": "billing.prune_stripe_events", "schedule": crontab(hour="3", minute="42")},
     "alerts.prune_deliveries": {"task": "alerts.prune_deliveries", "schedule": crontab(minute="22")},
     # Horizons are whole days, so this deletes once a day; every hour, for machines that sleep.
     "gateway.clean_up_usage": {"task": "gateway.clean_up_usage", "schedule": crontab(minute="27")},

@@ -13,6 +13,8 @@ STREAM_PORT = env.integer("METERBOOK_STREAM_PORT", 9000)
 _port = env.integer("PORT", 8000)
 SESSION_COOKIE_NAME = f"meterbook_session_{_port}"
 CSRF_COOKIE_NAME = f"meterbook_csrf_{_port}"
+# Of who followed a link to a customer's portal.
+PORTAL_COOKIE_NAME = f"meterbook_portal_{_port}"
 
 # Only behind a proxy that sets X-Forwarded-Proto itself (docs/deploy): anybody could send the header otherwise.
 if env.boolean("METERBOOK_BEHIND_PROXY", False):

@@ -128,7 +128,7 @@ class TestEndpoints:
             ({"url": URL, "description": None}, "description"),
             ({"url": URL, "message_types": "alert.crossed"}, "message_types"),
             ({"url": URL, "message_types": ["alert.unheard"]}, "message_types"),
-            ({"url": URL, "message_types": ["alert.crossed"] * 4}, "message_types"),
+            ({"url": URL, "message_types": ["alert.crossed"] * 11}, "message_types"),
             ({"url": URL, "message_types": [["alert.crossed"]]}, "message_types[0]"),
             ({"url": URL, "metrics": ["nothing"]}, "metrics"),
             ({"url": URL, "metrics": [5]}, "metrics[0]"),

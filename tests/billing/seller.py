@@ -8,8 +8,9 @@ from typing import Any
 
 from accounts.models import Customer
 from billing.domain.prices import Price, PriceModel, Tier
-from billing.models import Plan, PlanVersion, Subscription
+from billing.models import Invoice, InvoiceLine, Plan, PlanVersion, Subscription
 from billing.queries import SubscriptionSpend, get_current_spend, get_plan, list_versions
+from billing.services.invoice_runs import join_run, work_run
 from billing.services.plans import PriceDefinition, VersionDefinition, create_plan, create_version
 from billing.services.subscriptions import (
     SubscriptionDefinition,
@@ -17,6 +18,8 @@ from billing.services.subscriptions import (
     cancel_subscription,
     change_plan,
     create_subscription,
+    pause_subscription,
+    resume_subscription,
 )
 from tests import factories
 from tests.metering.meter import Meter
@@ -77,6 +80,22 @@ class Seller(Meter):
 
     def cancel(self, subscription: Subscription, when: str, *, at: datetime) -> Subscription:
         return cancel_subscription(subscription=subscription, when=When(when), actor="test", now=at)
+
+    def pause(self, subscription: Subscription, *, at: datetime, until: datetime | None = None) -> None:
+        pause_subscription(subscription=subscription, when=When.NOW, resumes_at=until, actor="test", now=at)
+
+    def resume(self, subscription: Subscription, *, at: datetime) -> None:
+        resume_subscription(subscription=subscription, actor="test", now=at)
+
+    def run(self, at: datetime) -> list[Invoice]:
+        """Have everything invoiced that is due; return all invoices there are, in the order of their numbers."""
+        work_run(run=join_run(organization=self.organization, actor="test", now=at), clock=lambda: at)
+        return list(Invoice.objects.for_organization(self.organization).order_by("number", "pk"))
+
+    def lines(self, invoice: Invoice) -> list[tuple[str, Decimal, int]]:
+        """Return kind, quantity and amount of each line of an invoice."""
+        rows = InvoiceLine.objects.for_organization(self.organization).filter(invoice=invoice).order_by("position")
+        return [(line.kind, line.quantity, line.amount_minor) for line in rows]
 
     def use(self, customer: str, type: str, value: Any, at: datetime, **properties: str) -> None:
         """Send one event that happened at a time."""

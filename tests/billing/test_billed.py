@@ -6,12 +6,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from billing.models import BillingPeriod
 from billing.queries import find_billed_until
+from billing.services.invoice_runs import join_run, work_run
 from metering.catalogs.api_gateway import EVENT_TYPE
 from metering.dialects.gateway.services.cleanup import clean_up_by_settings
 from metering.queries.reading import RangeNotKept
 from metering.services.metrics import install_catalog
-from tests.billing.seller import Seller
+from tests.billing.seller import Seller, written
 
 pytestmark = pytest.mark.django_db
 
@@ -32,6 +34,20 @@ def test_is_when_the_first_subscription_begins(seller: Seller) -> None:
     seller.subscribe("bolt", "pro", start=utc(2026, 5, 1))
 
     assert find_billed_until(seller.organization) == utc(2026, 2, 1)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_moves_on_with_final_invoices_that_are_not_adjusted_any_more(live_seller: Seller) -> None:
+    """The window of adjustments is 92 days by default."""
+    seller, now = live_seller, live_seller.now
+    seller.plan("pro", written("flat", 100))
+    made = seller.subscribe("acme", "pro", start=now - timedelta(days=400), zone="UTC")
+    assert find_billed_until(seller.organization) == made.starts_at
+
+    work_run(run=join_run(organization=seller.organization, actor="test", now=now))
+
+    periods = BillingPeriod.objects.for_organization(seller.organization).filter(ends_at__gt=now - timedelta(days=92))
+    assert find_billed_until(seller.organization) == periods.order_by("starts_at").first().starts_at
 
 
 def test_requests_and_totals_of_unbilled_periods_are_kept(seller: Seller) -> None:

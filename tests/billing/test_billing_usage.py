@@ -103,7 +103,7 @@ def test_numbers_are_written_without_padding(gateway: Seller, api: Api) -> None:
 
 class TestEveryUsageIsInOneMonth:
     def test_periods_that_begin_in_one_month_are_added_up_and_listed(self, gateway: Seller, api: Api) -> None:
-        """A trial, the days up to the anchor and the first whole period."""
+        """A trial, 11 of 31 days up to the anchor, which include 4 of 10 units, and the first whole period."""
         gateway.plan("one", written("per_unit", 2, metric="api_units", included_quantity=10), name="One")
         gateway.subscribe("usr", "one", start=JANUARY, anchor_day=15, trial_days=3)
         for day, units in ((1, 100), (5, 11), (20, 13)):
@@ -111,14 +111,14 @@ class TestEveryUsageIsInOneMonth:
 
         answer = ask(api, user="usr", period="2025-01")
 
-        assert (answer["included_units"], answer["used_units"], answer["overage_units"]) == (30, 124, 94)
-        assert (answer["overage_rate_cents"], answer["overage_amount_cents"]) == (None, 8)
+        assert (answer["included_units"], answer["used_units"], answer["overage_units"]) == (24, 124, 100)
+        assert (answer["overage_rate_cents"], answer["overage_amount_cents"]) == (None, 20)
         assert [
             (row["start"][:10], row["end"][:10], row["is_trial"], row["used_units"], row["overage_amount_cents"])
             for row in answer["periods"]
         ] == [
             ("2025-01-01", "2025-01-04", True, 100, 0),
-            ("2025-01-04", "2025-01-15", False, 11, 2),
+            ("2025-01-04", "2025-01-15", False, 11, 14),
             ("2025-01-15", "2025-02-15", False, 13, 6),
         ]
 

@@ -152,7 +152,9 @@ class TestProjection:
 
         found = seller.spend(ended).spend
 
-        assert found.projected_total_minor == found.total_minor == 4918
+        # 18 of 30 days: 2940 of the fee, 6 of 10 calls included.
+        assert [line.rated.amount_minor for line in found.lines] == [2940, 14, 7, 1]
+        assert found.projected_total_minor == found.total_minor == 2962
 
 
 def test_currencies_round_to_their_own_minor_unit(seller: Seller) -> None:

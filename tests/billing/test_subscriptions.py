@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 
@@ -10,7 +11,15 @@ from accounts.models import AuditEntry
 from billing.domain.periods import BillingPeriod
 from billing.queries.subscriptions import NeverCharged
 from billing.services.plans import PlanIsArchived, archive_plan
-from billing.services.subscriptions import SubscriptionEnded
+from billing.services.subscriptions import (
+    AlreadyPaused,
+    CurrencyChanges,
+    NotPaused,
+    SubscriptionEnded,
+    When,
+    pause_subscription,
+    resume_subscription,
+)
 from common.errors import InvalidInput
 from tests.billing.seller import Seller, written
 
@@ -92,10 +101,22 @@ class TestChange:
         assert seller.amounts(made, at=utc(2026, 11, 10) - timedelta(microseconds=1)) == [100]
         assert seller.amounts(made, at=utc(2026, 11, 10)) == [200]
 
-    def test_now_charges_the_whole_period_under_the_new_plan(self, seller: Seller) -> None:
+    def test_now_charges_both_plans_in_proportion(self, seller: Seller) -> None:
+        """Ten of 31 days under the first: 32.26 of 100, and of 200 what is left after 64.52."""
         seller.plan("one", written("flat", 100))
         seller.plan("two", written("flat", 200))
         made = seller.subscribe("acme", "one", start=utc(2026, 9, 10))
+
+        seller.change(made, "two", "now", at=utc(2026, 10, 20))
+
+        assert seller.amounts(made, at=utc(2026, 10, 20)) == [32, 135]
+        assert seller.amounts(made, at=utc(2026, 10, 9)) == [100]
+        assert seller.amounts(made, at=utc(2026, 11, 10)) == [200]
+
+    def test_without_proration_now_charges_the_whole_period_under_the_new_plan(self, seller: Seller) -> None:
+        seller.plan("one", written("flat", 100))
+        seller.plan("two", written("flat", 200))
+        made = seller.subscribe("acme", "one", start=utc(2026, 9, 10), is_prorated=False)
 
         seller.change(made, "two", "now", at=utc(2026, 10, 20))
 
@@ -132,7 +153,56 @@ class TestChange:
 
         seller.change(moves, "one", "now", at=seller.now)
 
-        assert (seller.amounts(stays), seller.amounts(moves)) == ([100], [150])
+        # Noon of the 20th: 19.5 of 30 days.
+        assert (seller.amounts(stays), seller.amounts(moves)) == ([100], [65, 52])
+
+    def test_one_period_is_not_charged_in_two_currencies(self, seller: Seller) -> None:
+        seller.plan("one", written("flat", 100))
+        seller.plan("yen", written("flat", 100), currency="JPY")
+        made = seller.subscribe("acme", "one", start=utc(2026, 11, 1))
+
+        with pytest.raises(CurrencyChanges):
+            seller.change(made, "yen", "now", at=seller.now)
+        seller.change(made, "yen", "period_end", at=seller.now)
+
+        assert seller.spend(made, at=utc(2026, 12, 1)).spend.currency == "JPY"
+
+
+class TestPause:
+    def test_charges_neither_fees_nor_usage_of_the_pause(self, seller: Seller) -> None:
+        """Ten of 30 days are paused: from the 6th to the 16th."""
+        seller.define("calls", "sum")
+        seller.plan("one", written("flat", 3000), written("per_unit", 1, metric="calls"))
+        made = seller.subscribe("acme", "one", start=utc(2026, 11, 1))
+        pause = partial(pause_subscription, subscription=made, when=When.NOW, resumes_at=None, actor="test")
+        pause(now=utc(2026, 11, 6))
+        with pytest.raises(AlreadyPaused):
+            pause(now=utc(2026, 11, 7))
+        resume_subscription(subscription=made, actor="test", now=utc(2026, 11, 16))
+        with pytest.raises(NotPaused):
+            resume_subscription(subscription=made, actor="test", now=utc(2026, 11, 17))
+        for value, at in (
+            (1, utc(2026, 11, 6) - timedelta(microseconds=1)),
+            (10, utc(2026, 11, 6)),
+            (100, utc(2026, 11, 16) - timedelta(microseconds=1)),
+            (1000, utc(2026, 11, 16)),
+        ):
+            seller.use("acme", "calls", value, at)
+
+        assert seller.amounts(made, at=utc(2026, 11, 20)) == [500, 1, 1500, 1000]
+
+    def test_over_whole_periods_leaves_nothing_to_charge(self, seller: Seller) -> None:
+        seller.plan("one", written("flat", 3000))
+        made = seller.subscribe("acme", "one", start=utc(2026, 9, 1))
+        pause_subscription(
+            subscription=made,
+            when=When.PERIOD_END,
+            resumes_at=utc(2026, 11, 1),
+            actor="test",
+            now=utc(2026, 9, 10),
+        )
+
+        assert [seller.amounts(made, at=utc(2026, month, 2)) for month in (9, 10, 11)] == [[3000], [], [3000]]
 
 
 class TestEnd:

@@ -16,13 +16,15 @@ from django.utils import timezone
 from accounts.models import Environment, Membership, Organization, Role, User
 from accounts.services import IssuedKey, create_project, invite_member, update_organization
 from alerts.models import Crossing, Quota, Threshold
-from billing.models import UsageReport
+from billing.models import StripeEvent, StripeInvoice, Subscription, UsageReport
+from billing.services.invoice_runs import join_run
 from billing.services.reporting import plan_reports
 from metering.catalogs import LAUNCHDARKLY
 from metering.dialects.influx.models import Server
 from metering.dialects.weave.models import QuarantinedRecord
 from metering.dialects.weave.services import map_instance
 from tests import factories
+from tests.billing.invoices import FEE, store_invoice
 from usage_reports.launchdarkly.endpoints import ENDPOINTS
 
 JSON = "application/json"
@@ -65,7 +67,10 @@ OF_PATH = {
 OF_PLAN_VERSION = {"code": "plan_code", "number": "plan_version"}
 OF_PLAN_PAGE = OF_ORGANIZATION | {"code": "plan_code"}
 OF_SUBSCRIPTION = {"subscription_id": "subscription_id"}
+OF_CREDIT = {"credit_id": "credit_id"}
+OF_INVOICE = {"invoice_id": "invoice_id"}
 OF_USAGE_REPORT = {"report_id": "usage_report_id"}
+OF_STRIPE_INVOICE = {"push_id": "stripe_invoice_id"}
 OF_THRESHOLD_PAGE = OF_ORGANIZATION | {"threshold_id": "threshold_id"}
 # Their parameters name what every organization has.
 NAMED_BY_EVERYBODY = {"metering_api:catalog-install", "gateway_api:setting"}
@@ -175,14 +180,50 @@ EXAMPLES = {
     "billing_api:subscription": Example(OF_SUBSCRIPTION),
     "billing_api:cancel-subscription": Example(OF_SUBSCRIPTION),
     "billing_api:change-plan": Example(OF_SUBSCRIPTION),
+    "billing_api:subscription-budget": Example(OF_SUBSCRIPTION),
     "billing_api:subscription-spend": Example(OF_SUBSCRIPTION),
+    "billing_api:pause-subscription": Example(OF_SUBSCRIPTION),
+    "billing:pause_subscription": Example(OF_ORGANIZATION | OF_SUBSCRIPTION),
+    "billing:resume_subscription": Example(OF_ORGANIZATION | OF_SUBSCRIPTION),
+    "billing_api:resume-subscription": Example(OF_SUBSCRIPTION),
+    "billing_api:invoice-runs": Example(),
+    "billing_api:invoices": Example(),
+    "billing_api:export-invoices": Example(),
+    "billing_api:invoice": Example(OF_INVOICE),
+    "billing_api:invoice-pdf": Example(OF_INVOICE),
+    "billing_api:invoice-csv": Example(OF_INVOICE),
+    "billing_api:explain-invoice-line": Example(OF_INVOICE | {"position": "line_position"}),
+    "billing_api:verify-invoice": Example(OF_INVOICE),
+    "billing_api:usage-checks": Example(),
+    "billing_api:finalize-invoice": Example(OF_INVOICE),
+    "billing_api:void-invoice": Example(OF_INVOICE),
+    "billing_api:credit-invoice": Example(OF_INVOICE),
+    "billing_api:mark-invoice-paid": Example(OF_INVOICE),
+    "billing_api:invoice-run": Example({"run_id": "invoice_run_id"}),
+    "billing_api:commitments": Example(OF_SUBSCRIPTION),
+    "billing_api:commitment": Example(OF_SUBSCRIPTION | {"commitment_id": "commitment_id"}),
+    "billing_api:credits": Example(),
+    "billing_api:credit": Example(OF_CREDIT),
+    "billing_api:void-credit": Example(OF_CREDIT),
+    "billing_api:customer-credits": Example({"external_id": "external_id"}),
+    "billing_api:tax-rates": Example(),
+    "billing_api:tax-rate": Example({"code": "tax_code"}),
+    "billing_api:billing-settings": Example(),
+    "billing_api:billing-profile": Example({"external_id": "external_id"}),
     "billing_api:preview": Example(),
+    "billing_api:simulate": Example(),
+    "billing_api:preview-invoice": Example(),
+    "billing_api:portal-link": Example({"external_id": "external_id"}),
     "billing_api:report-usage": Example(),
     "billing_api:usage-report": Example(OF_USAGE_REPORT),
     "billing_api:retry-usage-report": Example(OF_USAGE_REPORT),
     "billing_api:stripe-customers": Example(),
     "billing_api:stripe-customer": Example({"external_id": "external_id"}),
     "billing_api:stripe-drifts": Example(),
+    "billing_api:stripe-invoices": Example(),
+    "billing_api:retry-stripe-invoice": Example(OF_STRIPE_INVOICE),
+    "billing_api:sync-stripe-meters": Example(),
+    "billing_api:stripe-webhook": public(),
     "billing_api:stripe-meters": Example(),
     "billing_api:stripe-meter": Example({"code": "metric_code"}),
     "billing_api:billing-usage": Example(query={"user": "external_id", "period": "month", "metric": "metric_code"}),
@@ -274,8 +315,52 @@ EXAMPLES = {
     "billing:edit_version": Example(OF_ORGANIZATION | OF_PLAN_VERSION),
     "billing:activate_version": Example(OF_ORGANIZATION | OF_PLAN_VERSION),
     "billing:customer_billing": Example(OF_ORGANIZATION | {"customer_id": "customer_id"}),
+    "billing:create_portal_link": Example(OF_ORGANIZATION | {"customer_id": "customer_id"}),
+    "billing:simulator": Example(OF_ORGANIZATION),
+    "billing:simulation_csv": Example(OF_ORGANIZATION),
+    # The customer portal knows no sessions of members: a signed link and its cookie say who visits.
+    "billing:portal": public(),
+    "billing:portal_enter": public(token="no_token"),
+    "billing:portal_leave": public(),
+    "billing:portal_invoices": public(),
+    "billing:portal_invoice": public(invoice_id="subscription_id"),
+    "billing:portal_invoice_pdf": public(invoice_id="subscription_id"),
+    "billing:portal_invoice_csv": public(invoice_id="subscription_id"),
+    "billing:portal_budget": public(**OF_SUBSCRIPTION),
+    "billing:save_profile": Example(OF_ORGANIZATION | {"customer_id": "customer_id"}),
+    "billing:grant_credit": Example(OF_ORGANIZATION | {"customer_id": "customer_id"}),
+    "billing:void_credit": Example(OF_ORGANIZATION | {"customer_id": "customer_id"} | OF_CREDIT),
+    "billing:settings": Example(OF_ORGANIZATION),
+    "billing:new_tax_rate": Example(OF_ORGANIZATION),
+    "billing:archive_tax_rate": Example(OF_ORGANIZATION | {"code": "tax_code"}),
     "billing:cancel_subscription": Example(OF_ORGANIZATION | OF_SUBSCRIPTION),
     "billing:change_plan": Example(OF_ORGANIZATION | OF_SUBSCRIPTION),
+    "billing:invoice_list": Example(OF_ORGANIZATION),
+    "billing:run_invoices": Example(OF_ORGANIZATION),
+    "billing:invoice": Example(OF_ORGANIZATION | OF_INVOICE),
+    "billing:invoice_pdf": Example(OF_ORGANIZATION | OF_INVOICE),
+    "billing:invoice_csv": Example(OF_ORGANIZATION | OF_INVOICE),
+    "billing:invoice_line": Example(OF_ORGANIZATION | OF_INVOICE | {"position": "line_position"}),
+    "billing:verify_invoice": Example(OF_ORGANIZATION | OF_INVOICE),
+    "billing:usage_checks": Example(OF_ORGANIZATION),
+    "billing:finalise_invoice": Example(OF_ORGANIZATION | OF_INVOICE),
+    "billing:void_invoice": Example(OF_ORGANIZATION | OF_INVOICE),
+    "billing:credit_invoice": Example(OF_ORGANIZATION | OF_INVOICE),
+    "billing:mark_invoice_paid": Example(OF_ORGANIZATION | OF_INVOICE),
+    "billing:stripe": Example(OF_ORGANIZATION),
+    "billing:name_stripe_customer": Example(OF_ORGANIZATION),
+    "billing:forget_stripe_customer": Example(OF_ORGANIZATION | {"customer_id": "customer_id"}),
+    "billing:name_stripe_meter": Example(OF_ORGANIZATION),
+    "billing:forget_stripe_meter": Example(OF_METRIC_PAGE),
+    "billing:sync_stripe_meters": Example(OF_ORGANIZATION),
+    "billing:report_now": Example(OF_ORGANIZATION),
+    "billing:stripe_reports": Example(OF_ORGANIZATION),
+    "billing:retry_stripe_report": Example(OF_ORGANIZATION | OF_USAGE_REPORT),
+    "billing:stripe_invoices": Example(OF_ORGANIZATION),
+    "billing:retry_stripe_invoice": Example(OF_ORGANIZATION | OF_STRIPE_INVOICE),
+    "billing:stripe_events": Example(OF_ORGANIZATION),
+    "billing:set_budget": Example(OF_ORGANIZATION | OF_SUBSCRIPTION),
+    "billing:remove_budget": Example(OF_ORGANIZATION | OF_SUBSCRIPTION),
     "alerts:alert_list": Example(OF_ORGANIZATION),
     "alerts:alert_rows": Example(OF_ORGANIZATION),
     "alerts:alert_email": Example(OF_ORGANIZATION),
@@ -385,9 +470,16 @@ class Victim:
     report_run_id: int
     server_id: int
     subscription_id: int
+    invoice_run_id: int
     usage_report_id: int
+    credit_id: int
+    invoice_id: int
+    stripe_invoice_id: int
+    commitment_id: int
+    tax_code: str = "tax-of-victim"
     plan_code: str = "plan-of-victim"
     plan_version: int = 2
+    line_position: int = 1
     month: str = "2026-11"
     catalog: str = "demo"
     granularity: str = "day"
@@ -507,12 +599,30 @@ def victim(org: Organization, alice: User, api_client: Client, api_key: IssuedKe
     subscribed = {"customer": customer.external_id, "plan": "plan-of-victim", "start": "2026-11-01T00:00:00Z"}
     subscription = api_client.post("/v1/subscriptions", subscribed, content_type=JSON)
     assert subscription.status_code == 201
+    committed = f"/v1/subscriptions/{subscription.json()['id']}/commitments"
+    commitment = api_client.post(committed, {"amount_minor": 987654321}, content_type=JSON)
+    assert commitment.status_code == 201
+    granted = {"customer": customer.external_id, "currency": "USD", "amount_minor": 987654321, "name": SECRET}
+    credit = api_client.post("/v1/credits", granted, content_type=JSON)
+    assert credit.status_code == 201
+    tax = {"code": Victim.tax_code, "name": SECRET, "percent": 7}
+    assert api_client.post("/v1/tax-rates", tax, content_type=JSON).status_code == 201
+    paying = f"/v1/billing/customers/{customer.external_id}/profile"
+    assert api_client.put(paying, {"name": SECRET}, content_type=JSON).status_code == 200
+    seller = {"seller_name": SECRET, "grace_hours": 1}
+    assert api_client.patch("/v1/billing/settings", seller, content_type=JSON).status_code == 200
     stripe = "/v1/billing/stripe"
     named = {"stripe_customer_id": "cus_victim"}
     assert api_client.put(f"{stripe}/customers/{customer.external_id}", named, content_type=JSON).status_code == 200
     named = {"event_name": SECRET}
     assert api_client.put(f"{stripe}/meters/metric-of-victim", named, content_type=JSON).status_code == 200
     plan_reports(organization=org, months=None, now=timezone.now())
+    subscribed_row = Subscription.objects.for_organization(org).select_related("organization", "customer").get()
+    invoice = store_invoice(subscribed_row, SECRET, FEE, void_reason=SECRET)
+    pushed = StripeInvoice.objects.create(
+        organization=org, invoice=invoice, stripe_customer_id=SECRET, state="rejected", last_error=SECRET
+    )
+    StripeEvent.objects.create(organization=org, stripe_event_id=SECRET, type=SECRET, payload={}, state="done")
     own = Threshold.objects.for_organization(org).get(code="threshold-of-victim")
     now = timezone.now()
     crossing = Crossing.objects.create(
@@ -549,6 +659,11 @@ def victim(org: Organization, alice: User, api_client: Client, api_key: IssuedKe
         report_id=int(report.json()["id"]),
         report_run_id=int(report_run.json()["id"]),
         subscription_id=int(subscription.json()["id"]),
+        invoice_run_id=join_run(organization=org, actor=SECRET, now=now).pk,
+        credit_id=int(credit.json()["id"]),
+        invoice_id=invoice.pk,
+        stripe_invoice_id=pushed.pk,
+        commitment_id=int(commitment.json()["id"]),
         usage_report_id=UsageReport.objects.for_organization(org).get().pk,
         server_id=Server.objects.for_organization(org).get().pk,
     )

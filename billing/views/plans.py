@@ -1,8 +1,6 @@
-"""Pages of billing: plans with their editor, and what a customer has subscribed to and spends."""
+"""Pages of plans, with their editor."""
 
 from __future__ import annotations
-
-from datetime import date, datetime
 
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
@@ -12,29 +10,19 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from accounts.access import Caller
 from accounts.domain import Scope
-from accounts.models import Customer
-from accounts.pages import add_errors, organization_page, render_page
-from accounts.queries import list_customers
-from billing.contexts.customers import get_customer_billing, list_offered_plans
+from accounts.pages import organization_page, render_page
 from billing.contexts.plans import get_plan_form_page, get_plan_list, get_plan_page, read_percent
 from billing.contexts.preview import PricePreview, get_price_preview
-from billing.forms import CancelForm, ChangePlanForm, NewPlanForm, PlanEditor, SubscribeForm, VersionForm
-from billing.models import Plan, PlanVersion, Subscription
+from billing.forms import NewPlanForm, PlanEditor, VersionForm
+from billing.models import Plan, PlanVersion
 from billing.queries.charges import list_charges
 from billing.queries.plans import find_current_version, get_plan, get_version
-from billing.queries.subscriptions import get_subscription
 from billing.services import plans as plan_services
-from billing.services import subscriptions as subscription_services
-from billing.services.subscriptions import SubscriptionDefinition, When
-from common.errors import ApplicationError, InvalidInput, NotFound
-from metering.domain import local_midnight
+from common.errors import ApplicationError, InvalidInput
 from metering.models import Metric
-from metering.queries import list_active_metrics, usage_zone
+from metering.queries import list_active_metrics
 
 read_or_post = require_http_methods(["GET", "HEAD", "POST"])
-
-
-# --- plans ----------------------------------------------------------------------------------------------------
 
 
 @require_safe
@@ -233,96 +221,3 @@ def _plan(caller: Caller, code: str) -> Plan:
 
 def _metrics(caller: Caller) -> list[Metric]:
     return list(list_active_metrics(organization=caller.organization))
-
-
-# --- customers ------------------------------------------------------------------------------------------------
-
-
-@read_or_post
-@organization_page
-def customer_billing(request: HttpRequest, caller: Caller, customer_id: int) -> HttpResponse:
-    """The customer's subscriptions; a POST makes another one."""
-    caller.require(Scope.BILLING_READ)
-    customer, plans, form = _customer(caller, customer_id), list_offered_plans(caller), None
-    if caller.has(Scope.BILLING_WRITE):
-        form = SubscribeForm(request.POST if request.method == "POST" else None, plans=plans)
-    if request.method == "POST":
-        caller.require(Scope.BILLING_WRITE)
-        assert form is not None  # who may write has one
-        if form.is_valid() and _subscribe(caller, customer, form):
-            messages.success(request, "The subscription is made.")
-            return redirect("billing:customer_billing", caller.organization.pk, customer.pk)
-    page = get_customer_billing(caller, customer, plans, form)
-    return render_page(request, caller, "billing/customer_billing.html", page, section="customers")
-
-
-@require_POST
-@organization_page
-def cancel_subscription(request: HttpRequest, caller: Caller, subscription_id: int) -> HttpResponse:
-    caller.require(Scope.BILLING_WRITE)
-    found, form = _subscription(caller, subscription_id), CancelForm(request.POST)
-    if form.is_valid():
-        subscription_services.cancel_subscription(
-            subscription=found, when=When(form.cleaned_data["when"]), actor=caller.actor, now=timezone.now()
-        )
-        messages.success(request, "The subscription is canceled.")
-    return redirect("billing:customer_billing", caller.organization.pk, found.customer_id)
-
-
-@require_POST
-@organization_page
-def change_plan(request: HttpRequest, caller: Caller, subscription_id: int) -> HttpResponse:
-    caller.require(Scope.BILLING_WRITE)
-    found = _subscription(caller, subscription_id)
-    form = ChangePlanForm(request.POST, plans=list_offered_plans(caller))
-    if form.is_valid():
-        subscription_services.change_plan(
-            subscription=found,
-            plan=_plan(caller, form.cleaned_data["plan"]),
-            version=None,
-            when=When(form.cleaned_data["when"]),
-            actor=caller.actor,
-            now=timezone.now(),
-        )
-        messages.success(request, "The plan is changed.")
-    else:
-        messages.error(request, "Choose a plan and when it begins.")
-    return redirect("billing:customer_billing", caller.organization.pk, found.customer_id)
-
-
-def _subscribe(caller: Caller, customer: Customer, form: SubscribeForm) -> bool:
-    """Make the subscription; False where the form has the refusal now."""
-    values = form.cleaned_data
-    try:
-        definition = SubscriptionDefinition(
-            customer=customer,
-            plan=_plan(caller, values["plan"]),
-            starts_at=_start_of(caller, customer, values["start"]),
-            anchor_day=values["anchor_day"],
-        )
-        subscription_services.create_subscription(
-            organization=caller.organization, definition=definition, actor=caller.actor, now=timezone.now()
-        )
-    except ApplicationError as error:
-        add_errors(form, error)
-        return False
-    return True
-
-
-def _start_of(caller: Caller, customer: Customer, day: date | None) -> datetime | None:
-    if day is None:
-        return None
-    if not 1970 < day.year < 9000:
-        raise InvalidInput.of("start", "A day of this or the last century.", "out_of_range")
-    return local_midnight(day, usage_zone(organization=caller.organization, customer=customer))
-
-
-def _customer(caller: Caller, customer_id: int) -> Customer:
-    found: Customer | None = list_customers(caller).filter(pk=customer_id).first()
-    if found is None:
-        raise NotFound("There is no such customer.")
-    return found
-
-
-def _subscription(caller: Caller, subscription_id: int) -> Subscription:
-    return get_subscription(organization=caller.organization, subscription_id=subscription_id)
