@@ -241,6 +241,13 @@ TYPE_LABELS = {
     "alert.crossed": "alert.crossed: a threshold was crossed",
     "alert.test": "alert.test: a test was asked for",
     "endpoint.disabled": "endpoint.disabled: another endpoint failed for days",
+    "invoice.finalised": "invoice.finalised: an invoice has its number",
+    "invoice.voided": "invoice.voided: an invoice holds no more",
+    "credit_note.issued": "credit_note.issued: a part of an invoice is given back",
+    "budget.crossed": "budget.crossed: a subscription reached a level of its budget",
+    "payment.updated": "payment.updated: Stripe says what became of an invoice",
+    "stripe.drift": "stripe.drift: Stripe has another usage than was reported",
+    "usage.mismatch": "usage.mismatch: a billed usage differs from what is known now",
 }
 
 
@@ -262,7 +269,7 @@ class EndpointForm(forms.Form):
         help_text="None chosen: all.",
     )
     metrics = forms.MultipleChoiceField(
-        label="Only of these metrics", required=False, help_text="None chosen: all. Alerts of others are not sent."
+        label="Only of these metrics", required=False, help_text="None chosen: all. What is about others is not sent."
     )
 
     def __init__(

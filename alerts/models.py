@@ -15,10 +15,11 @@ from django.utils import timezone
 
 from accounts.models import Customer, Membership, Organization
 from alerts.domain import DigestFrequency, QuotaMode, ThresholdKind, ThresholdOrigin
+from billing.domain.notices import NoticeType
 from common.models import TenantManager
 from metering.models import Metric, QuantityField
 
-MESSAGE_TYPES = ("alert.crossed", "alert.test", "endpoint.disabled")
+MESSAGE_TYPES = ("alert.crossed", "alert.test", "endpoint.disabled", *(notice.value for notice in NoticeType))
 
 
 class Threshold(models.Model):
@@ -162,7 +163,10 @@ def new_message_id() -> str:
 
 
 class WebhookEndpoint(models.Model):
-    """An address that is told of crossings. Secrets are stored encrypted, since signing needs them."""
+    """An address that is told of crossings, and of what happened in billing.
+
+    Secrets are stored encrypted, since signing needs them.
+    """
 
     organization = models.ForeignKey(Organization, on_delete=models.CASCADE, related_name="webhook_endpoints")
     url = models.CharField(max_length=2000)
@@ -197,7 +201,7 @@ class DeliveryState(models.TextChoices):
 
 
 class Delivery(models.Model):
-    """One message for one endpoint, from the crossing's own transaction until the endpoint took it or we gave up."""
+    """One message for one endpoint, from its cause's own transaction until the endpoint took it or we gave up."""
 
     organization = models.ForeignKey(Organization, on_delete=models.CASCADE, related_name="+")
     endpoint = models.ForeignKey(WebhookEndpoint, on_delete=models.CASCADE, related_name="deliveries")

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from alerts.models import Crossing
+from common.moments import rfc3339
 from common.numbers import exact_text
 
 
@@ -16,15 +17,11 @@ def crossing_json(crossing: Crossing) -> dict[str, Any]:
         "threshold_code": crossing.threshold_code,
         "threshold_value": exact_text(crossing.threshold_value),
         "value_at_cross": exact_text(crossing.value_at_cross),
-        "period": {"start": _time(crossing.period_start), "end": _time(crossing.period_end)},
-        "triggered_at": _time(crossing.triggered_at),
+        "period": {"start": rfc3339(crossing.period_start), "end": rfc3339(crossing.period_end)},
+        "triggered_at": rfc3339(crossing.triggered_at),
     }
 
 
 def in_order(payload: Mapping[str, Any]) -> dict[str, Any]:
     """Return a webhook's message in the order in which it is sent and shown, which the database does not keep."""
     return {name: payload[name] for name in ("type", "timestamp", "data")}
-
-
-def _time(moment: Any) -> str:
-    return moment.isoformat().replace("+00:00", "Z")

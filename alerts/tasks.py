@@ -2,15 +2,18 @@
 
 import structlog
 from celery import Task, shared_task
+from django.conf import settings
 from django.utils import timezone
 
 from accounts.models import Membership, Organization
 from alerts.queries.due import list_organizations_to_evaluate
+from alerts.services.billing_notices import tell_notices
 from alerts.services.deliveries import prune_deliveries
 from alerts.services.emails import mail_sample, send_due_mails
 from alerts.services.evaluation import EVALUATE_TASK, EvaluationBusy, evaluate_in_turn
 from alerts.services.reservations import prune_reservations
 from alerts.services.silence import check_silence
+from metering.services.wake import clear_follower_mark
 
 logger = structlog.get_logger(__name__)
 
@@ -39,6 +42,23 @@ def sweep_changes() -> None:
     """Find the changes whose wake-up was lost, and new thresholds. Cheap when there are none."""
     for organization_id in list_organizations_to_evaluate():
         evaluate_organization_task.delay(organization_id)
+
+
+@shared_task(name="alerts.tell_billing_notices")
+def tell_billing_notices_task(organization_id: int | None = None) -> None:
+    """Tell what billing wrote down, of all organizations; the id is of the one that woke us. Cheap without news."""
+    if organization_id is not None:
+        clear_follower_mark(task=settings.NOTICE_FOLLOWER, organization_id=organization_id)
+    notices = messages = 0
+    for _ in range(MAX_STEPS_PER_TASK):
+        told = tell_notices()
+        notices, messages = notices + told.notices, messages + told.messages
+        if not told.is_unfinished:
+            break
+    else:
+        tell_billing_notices_task.delay()
+    if notices:
+        logger.info("billing told", notices=notices, messages=messages)
 
 
 @shared_task(name="alerts.check_silence")

@@ -23,12 +23,14 @@ from alerts.forms import EndpointForm
 from alerts.models import Delivery, DeliveryState, WebhookEndpoint
 from alerts.payloads import in_order
 from alerts.queries.webhooks import list_attempts, list_deliveries, list_endpoints
+from billing.domain.notices import NoticeType
 from metering.contexts.breakdown import Link
 
 PAGE_SIZE = 50
 MAX_ID = 2**63 - 1
 
 DELIVERY_CLASSES: dict[str, str] = {DeliveryState.DELIVERED: "is-success", DeliveryState.FAILED: "is-danger"}
+BILLING_TYPES = frozenset(NoticeType)
 STATE_LABELS = (("", "All"), *((state.value, state.label) for state in DeliveryState))
 
 
@@ -109,7 +111,7 @@ class DeliveryRow:
     url: str
     created_at: datetime
     message_type: str
-    # What it is about; empty: nothing in the log.
+    # What it is about: an alert, or of billing's messages the customer. Empty: neither.
     subject: str
     subject_url: str
     state: str
@@ -167,13 +169,14 @@ def get_endpoint_page(
 
 def _delivery_row(organization: Organization, delivery: Delivery) -> DeliveryRow:
     crossing = delivery.crossing
+    told = delivery.payload["data"].get("customer") if delivery.message_type in BILLING_TYPES else None
     whose = (crossing.customer.external_id if crossing.customer else crossing.metric.code) if crossing else ""
     return DeliveryRow(
         pk=delivery.pk,
         url=reverse("alerts:delivery", args=[organization.pk, delivery.endpoint_id, delivery.pk]),
         created_at=delivery.created_at,
         message_type=delivery.message_type,
-        subject=f"#{crossing.offset} {crossing.threshold_code}, {whose}" if crossing else "",
+        subject=f"#{crossing.offset} {crossing.threshold_code}, {whose}" if crossing else str(told or ""),
         subject_url=reverse("alerts:alert", args=[organization.pk, crossing.offset]) if crossing else "",
         state=delivery.state,
         state_class=DELIVERY_CLASSES.get(delivery.state, ""),

@@ -20,6 +20,7 @@ from alerts.domain import GIVE_UP_AFTER, Answer, plan_retry
 from alerts.models import Crossing, Delivery, DeliveryAttempt, DeliveryState, WebhookEndpoint
 from alerts.payloads import crossing_json
 from alerts.sql.due_deliveries import ClaimedDelivery
+from common.moments import rfc3339
 
 CROSSED, TEST, DISABLED = "alert.crossed", "alert.test", "endpoint.disabled"
 ACTOR = "courier"
@@ -36,7 +37,7 @@ KEEP_SETTLED = timedelta(days=30)
 def enqueue_crossings(*, organization: Organization, crossings: Sequence[Crossing]) -> None:
     """Write the deliveries that the crossings cause, in the transaction of the crossings."""
     Delivery.objects.bulk_create(
-        _delivery(endpoint, CROSSED, crossing_json(crossing), crossing.triggered_at, crossing=crossing)
+        new_delivery(endpoint, CROSSED, crossing_json(crossing), crossing.triggered_at, crossing=crossing)
         for endpoint in _list_listening(organization.pk, CROSSED)
         for crossing in crossings
         if not endpoint.metric_codes or crossing.metric.code in endpoint.metric_codes
@@ -45,7 +46,7 @@ def enqueue_crossings(*, organization: Organization, crossings: Sequence[Crossin
 
 def enqueue_message(*, endpoint: WebhookEndpoint, message_type: str, data: dict[str, Any], now: datetime) -> Delivery:
     """Write one message for one endpoint, whatever it subscribes to."""
-    delivery = _delivery(endpoint, message_type, data, now)
+    delivery = new_delivery(endpoint, message_type, data, now)
     delivery.save()
     return delivery
 
@@ -55,7 +56,7 @@ def _list_listening(organization_id: int, message_type: str) -> list[WebhookEndp
     return list(endpoints.filter(Q(message_types=[]) | Q(message_types__contains=[message_type])).order_by("pk"))
 
 
-def _delivery(
+def new_delivery(
     endpoint: WebhookEndpoint,
     message_type: str,
     data: dict[str, Any],
@@ -63,12 +64,13 @@ def _delivery(
     *,
     crossing: Crossing | None = None,
 ) -> Delivery:
+    """Return a message that is due at once, to be saved with its cause."""
     return Delivery(
         organization_id=endpoint.organization_id,
         endpoint=endpoint,
         message_type=message_type,
         crossing=crossing,
-        payload={"type": message_type, "timestamp": at.isoformat().replace("+00:00", "Z"), "data": data},
+        payload={"type": message_type, "timestamp": rfc3339(at), "data": data},
         next_attempt_at=at,
     )
 

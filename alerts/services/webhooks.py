@@ -28,6 +28,7 @@ from alerts.services.deliveries import (
 from alerts.services.log import announce, ensure_log
 from alerts.signatures import SecretUnreadable, make_secret, open_secret, seal_secret
 from common.errors import Conflict, InvalidInput, NotFound
+from common.moments import rfc3339
 from metering.models import Metric
 
 MAX_ENDPOINTS = 50
@@ -260,7 +261,7 @@ def _known_metrics(organization: Organization, codes: Sequence[str]) -> list[str
 
 def _sample(now: datetime) -> dict[str, Any]:
     """Return an alert as `alert.crossed` carries it; its offset is of no alert."""
-    moment = now.isoformat().replace("+00:00", "Z")
+    moment = rfc3339(now)
     return {
         "offset": "0",
         "customer": "sample_customer",
