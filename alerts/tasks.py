@@ -57,7 +57,7 @@ def tell_billing_notices_task(organization_id: int | None = None) -> None:
             break
     else:
         tell_billing_notices_task.delay()
-    if notices:
+    if messages:
         logger.info("billing told", notices=notices, messages=messages)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
@@ -14,6 +15,8 @@ from billing.services.corrections import MAX_REASON_CHARACTERS, MAX_REFERENCE_CH
 
 MAX_AMOUNT_CHARACTERS = 25
 MAX_MINOR = 2**63 - 1
+# A comma is the decimal one, unless it may as well group thousands: 1,000 is not taken for one.
+GROUPED = re.compile(r",\d{3}\s*\Z")
 
 
 class ReasonField(forms.CharField):
@@ -79,6 +82,8 @@ class CreditForm(forms.Form):
         return {int(name.removeprefix("line_")): amount for name, amount in given.items()} or None
 
     def _minor(self, text: str) -> int:
+        if GROUPED.search(text):
+            raise forms.ValidationError(f"“{text}” could be two amounts. Write it with a point, and thousands together.")
         try:
             minor = Decimal(text.replace(",", ".")).scaleb(EXPONENTS[self.currency])
         except ArithmeticError:

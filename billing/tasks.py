@@ -259,9 +259,7 @@ def check_organization_usage_task(organization_id: int, from_period_id: int = 0)
     """Compare as many periods as there is time for, and have the rest done by another task."""
     organization = Organization.objects.get(pk=organization_id)
     began = datetime.now(UTC)
-    run = check_usage(
-        organization=organization, now=began, until=began + LONGEST_RUN, from_period_id=from_period_id
-    )
+    run = check_usage(organization=organization, now=began, until=began + LONGEST_RUN, from_period_id=from_period_id)
     if run.resume_from is not None:
         check_organization_usage_task.delay(organization_id, run.resume_from)
     logger.info(

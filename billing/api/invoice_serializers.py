@@ -19,7 +19,7 @@ from billing.domain.invoices import InvoiceContent, InvoiceLineContent
 from billing.domain.periods import BillingPeriod
 from billing.domain.taxes import TaxLine
 from billing.models import Invoice, InvoiceKind, InvoiceState, LineKind
-from billing.queries.invoices import Standing, standing_of
+from billing.queries.invoices import Standing, read_tax, standing_of
 from common.api import Flag, ListQuery, StrictSerializer, Text, WholeNumber
 from common.errors import FieldError, InvalidInput
 from metering.api.serializers import ExactText, QueryMoment
@@ -193,7 +193,7 @@ def invoice_json(invoice: Invoice, now: datetime) -> dict[str, Any]:
         "currency": invoice.currency,
         "currency_exponent": EXPONENTS[invoice.currency],
         "subtotal_minor": str(invoice.subtotal_minor),
-        "taxes": [{name: str(value) for name, value in tax.items()} for tax in invoice.taxes],
+        "taxes": [_tax_json(read_tax(tax)) for tax in invoice.taxes],
         "tax_minor": str(invoice.tax_minor),
         "total_minor": str(invoice.total_minor),
         "credits_minor": str(invoice.credits_minor),

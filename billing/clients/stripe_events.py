@@ -45,6 +45,9 @@ def read_event(body: bytes, signature: str, *, secrets: Sequence[str]) -> dict[s
 
 
 def _is_signed(text: str, signature: str, secret: str) -> bool:
+    # The package compares in constant time, which Python does for ASCII alone, and raises a TypeError for the rest.
+    if not signature.isascii():
+        return False
     try:
         return stripe.WebhookSignature.verify_header(text, signature, secret, TOLERANCE_SECONDS)
     except stripe.SignatureVerificationError:

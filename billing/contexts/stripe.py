@@ -384,8 +384,7 @@ def _push_row(caller: Caller, row: StripeInvoice) -> PushRow:
         customer=invoice.customer.external_id,
         due=money_text(invoice.due_minor, invoice.currency),
         stripe_invoice_id=row.stripe_invoice_id,
-        # A link on our page: only to where Stripe's own are.
-        hosted_url=row.hosted_url if row.hosted_url.startswith("https://") else "",
+        hosted_url=row.hosted_url,
         status=row.stripe_status,
         status_badge=STATUS_CLASSES.get(row.stripe_status, ""),
         state=row.state,

@@ -1,5 +1,5 @@
-"""What was invoiced does not change, whoever writes: a finalised invoice takes no other content, its lines none at all,
-the credit ledger no edit. None of it is deleted either, unless with the whole organization, which is judged at the end
+"""What was invoiced does not change, whoever writes: a finalised invoice takes no other content and no further line, its
+lines and the credit ledger no edit. None of it is deleted either, unless with the whole organization, which is judged at the end
 of the transaction.
 
 What may happen to a finalised invoice: it is voided, paid, mailed.
@@ -46,6 +46,16 @@ BEGIN
     RAISE EXCEPTION 'rows of % are never edited', TG_TABLE_NAME USING ERRCODE = 'integrity_constraint_violation';
 END $$;
 
+CREATE FUNCTION billing_refuse_further_line() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT FROM billing_invoice WHERE id = NEW.invoice_id AND state <> 'draft') THEN
+        RAISE EXCEPTION 'a finalised invoice takes no further line' USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    RETURN NEW;
+END $$;
+
+CREATE TRIGGER invoice_line_is_in_time BEFORE INSERT ON billing_invoiceline
+    FOR EACH ROW EXECUTE FUNCTION billing_refuse_further_line();
 CREATE TRIGGER invoice_line_is_immutable BEFORE UPDATE ON billing_invoiceline
     FOR EACH ROW EXECUTE FUNCTION billing_refuse_edit();
 CREATE TRIGGER credit_entry_is_immutable BEFORE UPDATE ON billing_creditentry
@@ -55,6 +65,8 @@ CREATE TRIGGER credit_entry_is_immutable BEFORE UPDATE ON billing_creditentry
 BACKWARD = """
 DROP TRIGGER credit_entry_is_immutable ON billing_creditentry;
 DROP TRIGGER invoice_line_is_immutable ON billing_invoiceline;
+DROP TRIGGER invoice_line_is_in_time ON billing_invoiceline;
+DROP FUNCTION billing_refuse_further_line();
 DROP FUNCTION billing_refuse_edit();
 DROP TRIGGER credit_entry_stays ON billing_creditentry;
 DROP TRIGGER invoice_line_stays ON billing_invoiceline;

@@ -125,7 +125,7 @@ def get_content(*, invoice: Invoice, now: datetime) -> InvoiceContent:
     return InvoiceContent(
         currency=invoice.currency,
         lines=[read_line(line) for line in rows.select_related("period").order_by("position")],
-        taxes=[_read_tax(tax) for tax in invoice.taxes],
+        taxes=[read_tax(tax) for tax in invoice.taxes],
         subtotal_minor=invoice.subtotal_minor,
         tax_minor=invoice.tax_minor,
         total_minor=invoice.total_minor,
@@ -156,7 +156,8 @@ def read_line(line: InvoiceLine) -> InvoiceLineContent:
     )
 
 
-def _read_tax(tax: dict[str, Any]) -> TaxLine:
+def read_tax(tax: dict[str, Any]) -> TaxLine:
+    """Return a tax as an invoice's row has it, as content."""
     return TaxLine(tax["code"], tax["name"], Decimal(tax["percent"]), int(tax["base_minor"]), int(tax["amount_minor"]))
 
 

@@ -7,46 +7,34 @@ again from what was known then. Money comes from `billing.queries.spend` alone; 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from itertools import takewhile
 from typing import Any
 
-from django.db.models import Q, Sum
-
 from accounts.models import Organization
-from billing.domain import periods as period_domain
-from billing.domain.commitments import Term, list_terms, true_up
 from billing.domain.credits import apply_credits
 from billing.domain.invoices import InvoiceContent, InvoiceLineContent
 from billing.domain.rating import RatedLine, Step
-from billing.domain.taxes import TaxRule, applicable_rules, total_up
+from billing.domain.taxes import applicable_rules, total_up
 from billing.models import (
     BillingPeriod,
     BillingProfile,
     BillingSettings,
-    Commitment,
     Invoice,
     InvoiceKind,
-    InvoiceLine,
-    InvoiceState,
     LineKind,
     PeriodState,
 )
 from billing.queries.charges import ONCE
-from billing.queries.commitments import list_commitments_of
 from billing.queries.credits import list_usable_grants
-from billing.queries.profiles import list_profiles
-from billing.queries.settings import get_settings
-from billing.queries.spend import RatedCharge, RatedPeriod, rate_terms
-from billing.queries.tax_rates import list_tax_rules
-from billing.queries.terms import PeriodTerms, list_period_terms
+from billing.queries.invoice_book import Adjustment, Book, as_domain, read_book
+from billing.queries.spend import RatedCharge
+from billing.queries.terms import PeriodTerms
 from common.moments import rfc3339
 from common.numbers import exact_text
 from metering.domain import Cutoff, local_date
-from metering.queries.reading import RangeNotKept
 
 NONE = Decimal(0)
 MICROSECOND = timedelta(microseconds=1)
@@ -93,7 +81,7 @@ def compute_periods(
     """
     if not periods:
         return []
-    book = _read_book(periods, organization, now, known_at, as_of)
+    book = read_book(periods, organization, now, known_at, as_of)
     return [_compute(period, book) for period in periods]
 
 
@@ -110,7 +98,7 @@ def compute_leftovers(
     )
     if not anchors:
         return []
-    book = _read_book(anchors, organization, now, known_at, None, is_after=True)
+    book = read_book(anchors, organization, now, known_at, None, is_after=True)
     return [invoice for anchor in anchors for invoice in _separate(book, book.adjustments(anchor))]
 
 
@@ -124,7 +112,7 @@ def draft_content(*, invoice: Invoice, now: datetime) -> InvoiceContent:
 def preview_period(*, period: BillingPeriod, now: datetime) -> InvoiceContent:
     """Return what the invoice of a period would say now, whether it is over or goes on."""
     organization = period.subscription.organization
-    [computed] = compute_periods([period], organization=organization, now=now, known_at=min(now, period.ends_at))
+    [computed] = compute_periods([period], organization=organization, now=now, known_at=now)
     content = computed.invoice.content if computed.invoice else _empty_content(period, organization, now)
     customer_id = period.subscription.customer_id
     grants = list_usable_grants(organization=organization, customer_ids=[customer_id])
@@ -151,267 +139,14 @@ def with_credits(content: InvoiceContent, credits_minor: int) -> InvoiceContent:
 
 def _empty_content(period: BillingPeriod, organization: Organization, now: datetime) -> InvoiceContent:
     """What a period says that is paused throughout."""
-    book = _read_book([period], organization, now, min(now, period.ends_at), None)
-    return book.content(period, book.rated[period.pk].terms, [])
-
-
-# --- everything that is read ----------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class _Book:
-    """Everything that some periods' invoices are made of, read at once."""
-
-    organization: Organization
-    settings: BillingSettings
-    profiles: Mapping[int, BillingProfile]
-    rules: Sequence[TaxRule]
-    known_at: datetime
-    # By the period's id; what is rated is less: the usage of some is not kept any more.
-    terms: Mapping[int, PeriodTerms]
-    rated: Mapping[int, RatedPeriod]
-    # Finalised periods that are adjusted, by subscription, in order.
-    earlier: Mapping[int, list[BillingPeriod]]
-    # The periods in terms of commitments, in order, and those commitments.
-    history: Mapping[int, list[BillingPeriod]]
-    commitments: Mapping[int, list[Commitment]]
-    # What was billed of a period already: by invoice.
-    billed: Mapping[int, list[tuple[str, int]]] = field(default_factory=dict)
-
-    def quantities(self, period: BillingPeriod) -> list[str]:
-        return [exact_text(line.rated.quantity) for line in self.rated[period.pk].lines]
-
-    def true_ups(self, period: BillingPeriod) -> Iterator[tuple[Commitment, int]]:
-        """Yield what is lacking to each commitment whose term ends with the period."""
-        currency = self.terms[period.pk].currency
-        for commitment in self.commitments.get(period.subscription_id, ()):
-            term = _term_that_ends(commitment, period)
-            # In another currency nothing counts towards it, and nothing can be charged.
-            if term is not None and commitment.currency == currency:
-                rows = _within(self.history.get(period.subscription_id, ()), term)
-                yield commitment, true_up(commitment.amount_minor, [self.spent(row, currency) for row in rows])
-
-    def spent(self, period: BillingPeriod, currency: str) -> int:
-        """Return what of a period counts towards a commitment; what was billed, of one that is adjusted no more."""
-        if self.terms[period.pk].currency != currency:
-            return 0
-        rated = self.rated.get(period.pk)
-        return sum(amount for _, amount in self.billed.get(period.pk, ())) if rated is None else rated.total_minor
-
-    def total(self, period: BillingPeriod) -> int:
-        """Return what a period comes to now."""
-        return self.rated[period.pk].total_minor + sum(amount for _, amount in self.true_ups(period))
-
-    def adjustments(self, period: BillingPeriod) -> list[_Adjustment]:
-        """Return how the earlier periods differ from what was billed of them."""
-        return [
-            _Adjustment(row, self.rated[row.pk], self.total(row), self.billed.get(row.pk, []), self.quantities(row))
-            for row in self.earlier.get(period.subscription_id, ())
-            if row.billed_quantities is None
-            or row.subscription_id in self.commitments
-            or row.billed_quantities != self.quantities(row)
-        ]
-
-    def content(
-        self, period: BillingPeriod, terms: PeriodTerms, lines: Sequence[InvoiceLineContent], currency: str = ""
-    ) -> InvoiceContent:
-        """Add up lines and taxes; the snapshot says the rest."""
-        customer = period.subscription.customer
-        profile = self.profiles.get(customer.pk) or BillingProfile(customer=customer)
-        last_day = local_date(period.ends_at - MICROSECOND, period.subscription.cycle.zone)
-        rules = (
-            []
-            if profile.is_tax_exempt
-            else applicable_rules(self.rules, country=profile.country, region=profile.region, on=last_day)
-        )
-        totals = total_up((line.amount_minor for line in lines), rules)
-        return InvoiceContent(
-            currency=currency or terms.currency,
-            lines=lines,
-            taxes=totals.taxes,
-            subtotal_minor=totals.subtotal_minor,
-            tax_minor=totals.tax_minor,
-            total_minor=totals.total_minor,
-            credits_minor=0,
-            due_minor=max(0, totals.total_minor),
-            snapshot=_snapshot(period, terms, self.settings, profile),
-            known_at=self.known_at,
-        )
-
-
-def _term_that_ends(commitment: Commitment, period: BillingPeriod) -> Term | None:
-    terms = list_terms(
-        period.subscription.cycle,
-        starts_at=commitment.starts_at,
-        period_count=commitment.period_count,
-        is_recurring=commitment.is_recurring,
-        ended_at=commitment.ended_at,
-    )
-    until = takewhile(lambda term: term.end <= period.ends_at, terms)
-    return next((term for term in until if term.end == period.ends_at), None)
-
-
-def _within(rows: Iterable[BillingPeriod], term: Term) -> list[BillingPeriod]:
-    return [row for row in rows if row.starts_at >= term.start and row.ends_at <= term.end]
-
-
-def _read_book(
-    periods: Sequence[BillingPeriod],
-    organization: Organization,
-    now: datetime,
-    known_at: datetime,
-    as_of: Cutoff | None,
-    *,
-    is_after: bool = False,
-) -> _Book:
-    """Read it all. With `is_after` the periods themselves are adjusted too, as the last ones of their subscriptions."""
-    settings = get_settings(organization)
-    subscriptions = {period.subscription_id: period.subscription for period in periods}
-    commitments = list_commitments_of(subscriptions, organization=organization)
-    commitments = {pk: rows for pk, rows in commitments.items() if rows}
-    adjusted_from = now - timedelta(days=settings.adjustment_days)
-    # Who derives an invoice again looks at what it says of other periods in the invoice itself.
-    earlier = _list_earlier(periods, adjusted_from, organization, is_after=is_after) if as_of is None else {}
-    adjusted = [row for of_one in earlier.values() for row in of_one]
-    history = _list_history([*periods, *adjusted], commitments, organization)
-    in_terms = [row for of_one in history.values() for row in of_one]
-    rows = {row.pk: row for row in (*in_terms, *adjusted, *periods)}
-    placed = [(subscriptions[row.subscription_id], _as_domain(row)) for row in rows.values()]
-    terms = dict(zip(rows, list_period_terms(placed, organization=organization), strict=True))
-    required = [] if is_after else [period.pk for period in periods]
-    optional = [pk for pk, row in rows.items() if pk not in required and not _is_settled(row, adjusted_from)]
-    rated = dict(
-        zip(required, rate_terms([terms[pk] for pk in required], organization=organization, as_of=as_of), strict=True)
-    )
-    kept = _rate_kept([terms[pk] for pk in optional], organization, as_of)
-    rated |= {pk: each for pk, each in zip(optional, kept, strict=True) if each is not None}
-    book = _Book(
-        organization=organization,
-        settings=settings,
-        profiles=list_profiles(organization, {each.customer_id for each in subscriptions.values()}),
-        rules=list_tax_rules(organization),
-        known_at=known_at,
-        terms=terms,
-        rated=rated,
-        earlier={pk: [row for row in of_one if row.pk in rated] for pk, of_one in earlier.items()},
-        history=history,
-        commitments=commitments,
-    )
-    changed = {each.period.pk for period in periods for each in book.adjustments(period)}
-    book.billed = _read_billed(changed.union(required, rows.keys() - rated.keys()), organization)
-    return book
-
-
-def _rate_kept(
-    terms: Sequence[PeriodTerms], organization: Organization, as_of: Cutoff | None
-) -> list[RatedPeriod | None]:
-    """Rate what can be rated; None where the usage is not kept any more. Halves find those in few steps."""
-    try:
-        return [*rate_terms(terms, organization=organization, as_of=as_of)]
-    except RangeNotKept:
-        middle = len(terms) // 2
-        if not middle:
-            return [None]
-        return [part for half in (terms[:middle], terms[middle:]) for part in _rate_kept(half, organization, as_of)]
-
-
-def _list_earlier(
-    periods: Sequence[BillingPeriod], adjusted_from: datetime, organization: Organization, *, is_after: bool
-) -> dict[int, list[BillingPeriod]]:
-    """Return the finalised periods that are still adjusted, by subscription, in order.
-
-    One of which an adjustment was voided is, whatever its age.
-    """
-    last = {period.subscription_id: period for period in periods}
-    rows = BillingPeriod.objects.for_organization(organization).filter(
-        Q(ends_at__gte=adjusted_from) | Q(billed_quantities__isnull=True),
-        subscription__in=last,
-        state=PeriodState.FINALISED,
-        is_waived=False,
-    )
-    earlier: dict[int, list[BillingPeriod]] = defaultdict(list)
-    for row in rows.order_by("starts_at"):
-        of_one = last[row.subscription_id]
-        if row.ends_at <= (of_one.ends_at if is_after else of_one.starts_at):
-            # One object each, with its customer.
-            row.subscription = of_one.subscription
-            earlier[row.subscription_id].append(row)
-    return earlier
-
-
-def _list_history(
-    periods: Sequence[BillingPeriod], commitments: Mapping[int, Sequence[Commitment]], organization: Organization
-) -> dict[int, list[BillingPeriod]]:
-    """Return the periods in those terms of commitments that end with one of the periods given."""
-    if not commitments:
-        return {}
-    ending = [
-        (period, term)
-        for period in periods
-        for commitment in commitments.get(period.subscription_id, ())
-        if (term := _term_that_ends(commitment, period)) is not None
-    ]
-    rows = BillingPeriod.objects.for_organization(organization).filter(subscription__in=commitments)
-    of_subscriptions: dict[int, list[BillingPeriod]] = defaultdict(list)
-    # What is previewed may not be written down yet.
-    for row in (*rows.order_by("starts_at"), *(period for period in periods if period.pk is None)):
-        of_subscriptions[row.subscription_id].append(row)
-    found: dict[int, dict[int, BillingPeriod]] = defaultdict(dict)
-    for period, term in ending:
-        within = _within(of_subscriptions[period.subscription_id], term)
-        found[period.subscription_id] |= {row.pk: row for row in within}
-    return {pk: list(of_one.values()) for pk, of_one in found.items()}
-
-
-def _is_settled(period: BillingPeriod, adjusted_from: datetime) -> bool:
-    """Whether what was billed of a period is what it costs, whatever comes to be known of it."""
-    is_billed = period.state == PeriodState.FINALISED and period.billed_quantities is not None
-    return is_billed and not period.is_waived and period.ends_at < adjusted_from
-
-
-def _read_billed(period_ids: Collection[int], organization: Organization) -> dict[int, list[tuple[str, int]]]:
-    """Return what stands on invoices of some periods, by invoice. Credit notes are gifts, and not among them."""
-    if not period_ids:
-        return {}
-    rows = InvoiceLine.objects.for_organization(organization).filter(
-        period__in=period_ids,
-        invoice__state=InvoiceState.FINALISED,
-        invoice__kind__in=(InvoiceKind.PERIOD, InvoiceKind.ADJUSTMENT),
-    )
-    sums = rows.values("period", "invoice__number").annotate(amount=Sum("amount_minor")).order_by("invoice")
-    billed: dict[int, list[tuple[str, int]]] = defaultdict(list)
-    for row in sums:
-        billed[row["period"]].append((row["invoice__number"], int(row["amount"])))
-    return billed
-
-
-def _as_domain(period: BillingPeriod) -> period_domain.BillingPeriod:
-    return period_domain.BillingPeriod(period.starts_at, period.ends_at, period.is_trial)
+    book = read_book([period], organization, now, now, None)
+    return _content(book, period, book.rated[period.pk].terms, [])
 
 
 # --- invoices -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Adjustment:
-    """An earlier period, what it comes to now and what was billed of it."""
-
-    period: BillingPeriod
-    rated: RatedPeriod
-    total_minor: int
-    billed: Sequence[tuple[str, int]]
-    quantities: list[str]
-
-    @property
-    def difference_minor(self) -> int:
-        return self.total_minor - sum(amount for _, amount in self.billed)
-
-    @property
-    def currency(self) -> str:
-        return self.rated.terms.currency
-
-
-def _compute(period: BillingPeriod, book: _Book) -> ComputedPeriod:
+def _compute(period: BillingPeriod, book: Book) -> ComputedPeriod:
     rated = book.rated[period.pk]
     adjustments = book.adjustments(period)
     fitting = [each for each in adjustments if each.difference_minor and each.currency == rated.terms.currency]
@@ -423,14 +158,14 @@ def _compute(period: BillingPeriod, book: _Book) -> ComputedPeriod:
     if not lines:
         return ComputedPeriod(period, None, _separate(book, others), unchanged | own_quantities)
     billed = own_quantities | {each.period.pk: each.quantities for each in fitting}
-    content = book.content(period, rated.terms, lines)
+    content = _content(book, period, rated.terms, lines)
     own = ComputedInvoice(InvoiceKind.PERIOD, period, content, billed)
     return ComputedPeriod(period, own, _separate(book, others), unchanged)
 
 
-def _separate(book: _Book, adjustments: Sequence[_Adjustment]) -> list[ComputedInvoice]:
+def _separate(book: Book, adjustments: Sequence[Adjustment]) -> list[ComputedInvoice]:
     """Return an invoice of adjustments alone for each currency; it belongs to the last period that it adjusts."""
-    of_currencies: dict[str, list[_Adjustment]] = defaultdict(list)
+    of_currencies: dict[str, list[Adjustment]] = defaultdict(list)
     for each in adjustments:
         if each.difference_minor:
             of_currencies[each.currency].append(each)
@@ -438,8 +173,8 @@ def _separate(book: _Book, adjustments: Sequence[_Adjustment]) -> list[ComputedI
         ComputedInvoice(
             InvoiceKind.ADJUSTMENT,
             of_one[-1].period,
-            book.content(
-                of_one[-1].period, of_one[-1].rated.terms, [_adjustment_line(each) for each in of_one], currency
+            _content(
+                book, of_one[-1].period, of_one[-1].rated.terms, [_adjustment_line(each) for each in of_one], currency
             ),
             {each.period.pk: each.quantities for each in of_one},
         )
@@ -447,7 +182,34 @@ def _separate(book: _Book, adjustments: Sequence[_Adjustment]) -> list[ComputedI
     ]
 
 
-def _own_lines(period: BillingPeriod, book: _Book) -> Iterator[InvoiceLineContent]:
+def _content(
+    book: Book, period: BillingPeriod, terms: PeriodTerms, lines: Sequence[InvoiceLineContent], currency: str = ""
+) -> InvoiceContent:
+    """Add up lines and taxes; the snapshot says the rest."""
+    customer = period.subscription.customer
+    profile = book.profiles.get(customer.pk) or BillingProfile(customer=customer)
+    last_day = local_date(period.ends_at - MICROSECOND, period.subscription.cycle.zone)
+    rules = (
+        []
+        if profile.is_tax_exempt
+        else applicable_rules(book.rules, country=profile.country, region=profile.region, on=last_day)
+    )
+    totals = total_up((line.amount_minor for line in lines), rules)
+    return InvoiceContent(
+        currency=currency or terms.currency,
+        lines=lines,
+        taxes=totals.taxes,
+        subtotal_minor=totals.subtotal_minor,
+        tax_minor=totals.tax_minor,
+        total_minor=totals.total_minor,
+        credits_minor=0,
+        due_minor=max(0, totals.total_minor),
+        snapshot=_snapshot(period, terms, book.settings, profile),
+        known_at=book.known_at,
+    )
+
+
+def _own_lines(period: BillingPeriod, book: Book) -> Iterator[InvoiceLineContent]:
     """Yield a line for every price of every segment, then the true-ups."""
     rated = book.rated[period.pk]
     versions = {line.segment.version.pk for line in rated.lines if line.segment.version}
@@ -458,7 +220,7 @@ def _own_lines(period: BillingPeriod, book: _Book) -> Iterator[InvoiceLineConten
             yield InvoiceLineContent(
                 kind=LineKind.TRUE_UP,
                 name="True-up to the commitment",
-                period=_as_domain(period),
+                period=as_domain(period),
                 period_id=period.pk,
                 starts_at=period.starts_at,
                 ends_at=period.ends_at,
@@ -478,7 +240,7 @@ def _rated_line(period: BillingPeriod, line: RatedCharge, *, names_plan: bool) -
     return InvoiceLineContent(
         kind=LineKind.USAGE if metric else LineKind.FEE,
         name=f"{plan}{charge.label}",
-        period=_as_domain(period),
+        period=as_domain(period),
         period_id=period.pk,
         starts_at=line.segment.start,
         ends_at=line.segment.end,
@@ -492,7 +254,7 @@ def _rated_line(period: BillingPeriod, line: RatedCharge, *, names_plan: bool) -
     )
 
 
-def _adjustment_line(adjustment: _Adjustment) -> InvoiceLineContent:
+def _adjustment_line(adjustment: Adjustment) -> InvoiceLineContent:
     """One line for a whole period: the difference of totals, so that minimums and tiers come out right."""
     period = adjustment.period
     steps: list[dict[str, Any]] = [
@@ -511,7 +273,7 @@ def _adjustment_line(adjustment: _Adjustment) -> InvoiceLineContent:
     return InvoiceLineContent(
         kind=LineKind.ADJUSTMENT,
         name="Adjustment of an earlier billing period",
-        period=_as_domain(period),
+        period=as_domain(period),
         period_id=period.pk,
         starts_at=period.starts_at,
         ends_at=period.ends_at,

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 import structlog
@@ -57,6 +58,7 @@ SETTLED_THERE = frozenset({"paid", "void"})
 DRAFT, DELETED, PAID = "draft", "deleted", "paid"
 VOIDED_BEFORE = "Voided before it was sent."
 PAID_BEFORE = "Paid before it was sent."
+MAX_URL_CHARACTERS = 1000
 
 logger = structlog.get_logger(__name__)
 
@@ -360,7 +362,7 @@ def _describe(line: InvoiceLine) -> str:
 
 
 def _describe_tax(tax: Mapping[str, Any]) -> str:
-    return f"{tax['name']}, {tax['percent']} %"
+    return f"{tax['name']}, {exact_text(Decimal(tax['percent']))} %"
 
 
 def _remote_item(item: Item, currency: str) -> RemoteItem:
@@ -386,7 +388,7 @@ def record_remote(*, push: StripeInvoice, remote: RemoteInvoice, cause: str, now
     before = push.stripe_status
     if before not in SETTLED_THERE or remote.status in SETTLED_THERE:
         push.stripe_status = remote.status
-    push.stripe_invoice_id, push.hosted_url = remote.id, remote.hosted_url[:1000]
+    push.stripe_invoice_id, push.hosted_url = remote.id, _safe_url(remote.hosted_url)
     push.save(update_fields=["stripe_invoice_id", "stripe_status", "hosted_url"])
     if push.stripe_status == PAID:
         unpaid = Invoice.objects.for_organization(push.organization_id).filter(pk=push.invoice_id, paid_at=None)
@@ -422,8 +424,9 @@ def record_remote(*, push: StripeInvoice, remote: RemoteInvoice, cause: str, now
     )
 
 
-def _time(moment: datetime | None) -> str | None:
-    return None if moment is None else rfc3339(moment)
+def _safe_url(url: str) -> str:
+    """Return an address that pages may lead to: one of https, as Stripe's own are; else, or cut short, none."""
+    return url if url.startswith("https://") and len(url) <= MAX_URL_CHARACTERS else ""
 
 
 # --- trying again ---------------------------------------------------------------------------------------------

@@ -107,14 +107,15 @@ def store_invoice(
     credits = fields.pop("credits_minor", 0)
     kind = fields.pop("kind", InvoiceKind.PERIOD)
     is_credit_note = kind == InvoiceKind.CREDIT_NOTE
+    issued_at = fields.pop("issued_at", ISSUED_AT)
+    due_at = fields.pop("due_at", None if is_credit_note else DUE_AT)
     invoice = Invoice.objects.create(
         organization=organization,
         customer=subscription.customer,
         subscription=subscription,
         period=period,
         kind=kind,
-        state=InvoiceState.DRAFT if is_draft else InvoiceState.FINALISED,
-        number="" if is_draft else number,
+        state=InvoiceState.DRAFT,
         currency=currency,
         subtotal_minor=subtotal,
         taxes=taxes,
@@ -124,11 +125,7 @@ def store_invoice(
         due_minor=0 if is_credit_note else subtotal + tax - credits,
         snapshot=snapshot or snapshot_of(subscription),
         known_at=fields.pop("known_at", ISSUED_AT),
-        **{
-            "issued_at": None if is_draft else ISSUED_AT,
-            "due_at": None if is_draft or is_credit_note else DUE_AT,
-        }
-        | fields,
+        **fields,
     )
     if not is_draft:
         InvoiceLine.objects.bulk_create(
@@ -149,6 +146,9 @@ def store_invoice(
             )
             for position, line in enumerate(lines, start=1)
         )
+        invoice.state, invoice.number = InvoiceState.FINALISED, number
+        invoice.issued_at, invoice.due_at = issued_at, due_at
+        invoice.save()
     if state == InvoiceState.VOID:
         invoice.state, invoice.voided_at, invoice.void_reason = InvoiceState.VOID, ISSUED_AT, "wrong"
         invoice.save(update_fields=["state", "voided_at", "void_reason"])

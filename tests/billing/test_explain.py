@@ -14,6 +14,7 @@ from django.test import Client
 
 from accounts.models import User
 from billing.models import Invoice, LineKind
+from billing.queries import explain
 from billing.queries.explain import LineExplanation, explain_invoice
 from billing.queries.rederivation import rederive_invoice
 from billing.services.corrections import issue_credit_note
@@ -55,7 +56,7 @@ class TestRandomInvoices:
         if WANTED:
             history = BilledHistory(seller, customer_count=WANTED // 8 + 1, seed=7, runs=RUNS)
         else:
-            history = BilledHistory(seller, customer_count=6, seed=7, runs=RUNS[:3])
+            history = BilledHistory(seller, customer_count=5, seed=7, runs=RUNS[:3])
         invoices = history.play()[-WANTED:]
         assert len(invoices) >= max(WANTED, 20)
 
@@ -158,6 +159,25 @@ class TestOneLine:
         assert (first["events"][0]["adds"], second["events"][0]["adds"]) == ("20", "7")
         assert (first["usage"], second["next_cursor"]) == (second["usage"], None)
         assert api.refuse("GET", f"{url}&cursor=x")[:2] == (422, "invalid_cursor")
+
+    def test_of_too_many_events_to_fold_the_database_adds_them_up(
+        self, history: list[Invoice], api: Api, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(explain, "MAX_COUNTED_EVENTS", 1)
+        monkeypatch.setattr(explain, "MAX_FOLDED_EVENTS", 2)
+        url = f"/v1/invoices/{history[0].pk}/lines/3/explain?limit=5"
+
+        pages = [api.get(url)]
+        while cursor := pages[-1]["next_cursor"]:
+            pages.append(api.get(f"{url}&cursor={cursor}"))
+
+        usage = pages[0]["usage"]
+        assert (usage["quantity"], usage["is_folded"], usage["event_count"], usage["days"]) == ("27", False, None, [])
+        assert pages[0]["agrees"] == {"events": True, "rollups": True, "steps": True}
+        assert [each["adds"] for page in pages for each in page["events"]] == ["20", "7"]
+        adjusted = api.get(f"/v1/invoices/{history[1].pk}/lines/4/explain")
+        assert adjusted["agrees"] == {"events": True, "rollups": True, "steps": True}
+        assert adjusted["adjustment"]["changes"] is None
 
     def test_shows_what_an_adjustment_adjusts(self, history: list[Invoice], api: Api) -> None:
         august, september = history
