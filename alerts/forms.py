@@ -266,7 +266,7 @@ class EndpointForm(forms.Form):
         choices=[(name, TYPE_LABELS.get(name, name)) for name in MESSAGE_TYPES],
         widget=forms.CheckboxSelectMultiple,
         required=False,
-        help_text="None chosen: all.",
+        help_text="None chosen: those of alerts. Those of billing have to be chosen.",
     )
     metrics = forms.MultipleChoiceField(
         label="Only of these metrics", required=False, help_text="None chosen: all. What is about others is not sent."

@@ -19,6 +19,8 @@ from billing.domain.notices import NoticeType
 from common.models import TenantManager
 from metering.models import Metric, QuantityField
 
+# What billing tells (`billing.services.notices`): only to endpoints that name it.
+BILLING_TYPES = frozenset(notice.value for notice in NoticeType)
 MESSAGE_TYPES = ("alert.crossed", "alert.test", "endpoint.disabled", *(notice.value for notice in NoticeType))
 
 
@@ -171,7 +173,7 @@ class WebhookEndpoint(models.Model):
     organization = models.ForeignKey(Organization, on_delete=models.CASCADE, related_name="webhook_endpoints")
     url = models.CharField(max_length=2000)
     description = models.CharField(max_length=200, blank=True)
-    # Of `MESSAGE_TYPES`; empty: all.
+    # Of `MESSAGE_TYPES`; empty: all but `BILLING_TYPES`.
     message_types = ArrayField(models.CharField(max_length=64), default=list, blank=True)
     # Codes of metrics; empty: all.
     metric_codes = ArrayField(models.CharField(max_length=64), default=list, blank=True)

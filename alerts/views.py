@@ -12,6 +12,7 @@ from accounts.domain import Scope
 from accounts.models import Customer
 from accounts.pages import add_errors, organization_page, render_page, text_parameter, visitor
 from accounts.queries import get_customer, list_customers
+from alerts.access import get_endpoint_for, require_for_types
 from alerts.contexts.emails import get_email_page, initial_frequency
 from alerts.contexts.log import get_alert_list, get_alert_page, get_alert_rows
 from alerts.contexts.quotas import get_quota_form_page, get_quota_list, get_quota_page
@@ -34,7 +35,7 @@ from alerts.models import Delivery, Quota, Threshold, WebhookEndpoint
 from alerts.queries import get_threshold
 from alerts.queries.emails import get_membership
 from alerts.queries.quotas import get_quota
-from alerts.queries.webhooks import get_delivery, get_endpoint
+from alerts.queries.webhooks import get_delivery
 from alerts.services import emails as email_services
 from alerts.services import quotas as quota_services
 from alerts.services import thresholds as threshold_services
@@ -311,6 +312,7 @@ def new_webhook(request: HttpRequest, caller: Caller) -> HttpResponse:
     metrics = list(list_active_metrics(organization=caller.organization))
     form = EndpointForm(request.POST or None, metrics=metrics)
     if form.is_valid():
+        require_for_types(caller, form.cleaned_data["message_types"])
         try:
             issued = webhook_services.create_endpoint(
                 organization=caller.organization,
@@ -343,6 +345,7 @@ def edit_webhook(request: HttpRequest, caller: Caller, endpoint_id: int) -> Http
     metrics = list(list_active_metrics(organization=caller.organization))
     form = EndpointForm(request.POST or None, metrics=metrics, endpoint=found)
     if form.is_valid():
+        require_for_types(caller, form.cleaned_data["message_types"])
         try:
             webhook_services.update_endpoint(
                 endpoint=found, changes=form.changes(), actor=caller.actor, now=timezone.now()
@@ -425,7 +428,7 @@ def replay_delivery(request: HttpRequest, caller: Caller, endpoint_id: int, deli
 
 
 def _endpoint(caller: Caller, endpoint_id: int) -> WebhookEndpoint:
-    return get_endpoint(organization=caller.organization, endpoint_id=endpoint_id)
+    return get_endpoint_for(caller, endpoint_id)
 
 
 def _delivery(caller: Caller, endpoint_id: int, delivery_id: int) -> Delivery:

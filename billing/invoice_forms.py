@@ -83,7 +83,9 @@ class CreditForm(forms.Form):
 
     def _minor(self, text: str) -> int:
         if GROUPED.search(text):
-            raise forms.ValidationError(f"“{text}” could be two amounts. Write it with a point, and thousands together.")
+            raise forms.ValidationError(
+                f"“{text}” could be two amounts. Write it with a point, and thousands together."
+            )
         try:
             minor = Decimal(text.replace(",", ".")).scaleb(EXPONENTS[self.currency])
         except ArithmeticError:

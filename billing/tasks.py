@@ -9,7 +9,7 @@ from accounts.models import Organization
 from billing.queries.budgets import list_organizations_with_budgets
 from billing.queries.credits import list_organizations_with_expired_grants
 from billing.queries.reporting import list_due, list_organizations_that_report
-from billing.queries.stripe_invoices import list_due_pushes, list_organizations_that_push
+from billing.queries.stripe_invoices import is_being_pushed, list_due_pushes, list_organizations_that_push
 from billing.queries.subscriptions import list_organizations_with_subscriptions
 from billing.queries.usage_checks import list_organizations_with_billed_periods
 from billing.services.budget_mails import send_due_mails
@@ -38,8 +38,9 @@ logger = structlog.get_logger(__name__)
 LONGEST_RUN = timedelta(minutes=8)
 # At once, where many events of Stripe's were lost together; the next sweeps do the rest.
 MAX_SWEPT_EVENTS = 200
-# Until the next round would queue the evaluation again.
+# Until the next round would queue the same again.
 BUDGET_SECONDS = 60
+PUSH_SECONDS = 60
 # Half a minute, a minute, two …: whoever holds up a cut-off for longer is found by tomorrow's check.
 BUSY_RETRIES = 5
 
@@ -196,8 +197,10 @@ def push_invoices_task() -> None:
     for organization in list_organizations_that_push():
         now = datetime.now(UTC)
         planned = plan_pushes(organization=organization, now=now)
+        if is_being_pushed(organization=organization, now=now):
+            continue  # else a month's end would fill every worker with one organization's invoices
         if planned or list_due_pushes(organization=organization, now=now).exists():
-            push_organization_invoices_task.delay(organization.pk)
+            push_organization_invoices_task.apply_async((organization.pk,), expires=PUSH_SECONDS)
 
 
 @shared_task(name="billing.push_organization_invoices")

@@ -21,7 +21,8 @@ class EndpointWrite(StrictSerializer):
         child=ExactText(max_length=64),
         required=False,
         max_length=len(MESSAGE_TYPES),
-        help_text=f"Of {', '.join(MESSAGE_TYPES)}; empty: all.",
+        help_text=f"Of {', '.join(MESSAGE_TYPES)}; empty: those of alerts. Those of billing have to be named, by "
+        "somebody with billing:read.",
     )
     metrics = serializers.ListField(
         child=ExactText(max_length=64), required=False, max_length=MAX_METRICS, help_text="Codes; empty: all."

@@ -10,6 +10,7 @@ from accounts.api.base import CallerView
 from accounts.api.schema import page_of
 from accounts.domain import Scope
 from accounts.models import Membership
+from alerts.access import get_endpoint_for, require_for_types
 from alerts.api import webhook_serializers as shapes
 from alerts.domain import DigestFrequency
 from alerts.models import Delivery, WebhookEndpoint
@@ -24,7 +25,7 @@ class EndpointView(CallerView):
     """What the views of one endpoint share."""
 
     def _endpoint(self, endpoint_id: int) -> WebhookEndpoint:
-        return queries.get_endpoint(organization=self.caller.organization, endpoint_id=endpoint_id)
+        return get_endpoint_for(self.caller, endpoint_id)
 
     def _delivery(self, endpoint_id: int, delivery_id: int) -> Delivery:
         return queries.get_delivery(endpoint=self._endpoint(endpoint_id), delivery_id=delivery_id)
@@ -48,6 +49,7 @@ class WebhookEndpointListView(CallerView):
     )
     def post(self, request: Request) -> Response:
         body = self.read_body(shapes.EndpointWrite)
+        require_for_types(self.caller, body.get("message_types", ()))
         issued = webhooks.create_endpoint(
             organization=self.caller.organization,
             definition=webhooks.EndpointDefinition(**shapes.EndpointWrite.changes_of(body)),
@@ -66,9 +68,12 @@ class WebhookEndpointView(EndpointView):
 
     @extend_schema(operation_id="update_webhook_endpoint", request=shapes.EndpointChange, responses=shapes.EndpointRead)
     def patch(self, request: Request, endpoint_id: int) -> Response:
+        endpoint = self._endpoint(endpoint_id)
+        changes = shapes.EndpointChange.changes_of(self.read_body(shapes.EndpointChange, is_partial=True))
+        require_for_types(self.caller, changes.get("message_types", ()))
         changed = webhooks.update_endpoint(
-            endpoint=self._endpoint(endpoint_id),
-            changes=shapes.EndpointChange.changes_of(self.read_body(shapes.EndpointChange, is_partial=True)),
+            endpoint=endpoint,
+            changes=changes,
             actor=self.caller.actor,
             now=timezone.now(),
         )

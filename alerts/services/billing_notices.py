@@ -84,8 +84,8 @@ def _write(endpoints: Sequence[WebhookEndpoint], notices: Sequence[Notice]) -> I
 
 
 def _is_wanted(endpoint: WebhookEndpoint, message_type: str, payload: dict[str, Any]) -> bool:
-    """Tell whether the endpoint's filters let a message through; that of metrics is for messages about one."""
-    if endpoint.message_types and message_type not in endpoint.message_types:
+    """Tell whether the endpoint names the type, and its filter of metrics, which is for messages about one, agrees."""
+    if message_type not in endpoint.message_types:
         return False
     metric = payload.get("metric")
     return not endpoint.metric_codes or metric is None or metric in endpoint.metric_codes

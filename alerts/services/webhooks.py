@@ -44,7 +44,7 @@ class EndpointDisabled(Conflict):
 
 @dataclass(frozen=True, slots=True)
 class EndpointDefinition:
-    """Where messages go, and which: of `MESSAGE_TYPES` and of metrics by code. Empty: all."""
+    """Where messages go, and which: of `MESSAGE_TYPES` (empty: all but billing's) and of metrics by code."""
 
     url: str
     description: str = ""

@@ -65,7 +65,7 @@ class UsageCheckListView(CallerView):
         operation_id="list_usage_checks",
         description="Each billed period and metric as the daily check found it: events, rollups, invoiced, reported.",
         parameters=[shapes.CheckListQuery],
-        responses=page_of(shapes.CheckRead),
+        responses=page_of(shapes.UsageCheckRead),
     )
     def get(self, request: Request) -> Response:
         query = self.query

@@ -14,7 +14,7 @@ from billing.api.serializers import PeriodRead, period_json
 from billing.domain.periods import BillingPeriod as Span
 from billing.domain.proration import WHOLE, Part
 from billing.models import BillingPeriod, UsageCheck
-from billing.queries.explain import (
+from billing.queries.explanations import (
     AdjustmentExplanation,
     CreditExplanation,
     Kept,
@@ -135,7 +135,7 @@ class TrueUpRead(serializers.Serializer):
     periods = TermPeriodRead(many=True)
 
 
-class CreditRead(serializers.Serializer):
+class CreditedRead(serializers.Serializer):
     invoice = serializers.CharField()
     number = serializers.CharField()
     line = InvoiceLineRead(allow_null=True)
@@ -165,7 +165,7 @@ class LineExplanationRead(serializers.Serializer):
     next_cursor = serializers.CharField(allow_null=True)
     adjustment = AdjustmentRead(allow_null=True)
     true_up = TrueUpRead(allow_null=True)
-    credit = CreditRead(allow_null=True)
+    credit = CreditedRead(allow_null=True)
     amount_minor = serializers.CharField()
     agrees = AgreementRead()
     problem = serializers.CharField(help_text="Why the stored line is all there is; else empty.")
@@ -347,7 +347,7 @@ def _whole(amount: int | None) -> str | None:
 # --- usage checks ---------------------------------------------------------------------------------------------
 
 
-class CheckRead(serializers.Serializer):
+class UsageCheckRead(serializers.Serializer):
     id = serializers.CharField()
     customer = serializers.CharField()
     subscription = serializers.CharField()

@@ -68,7 +68,7 @@ class ReportUsageView(CallerView):
         operation_id="report_usage",
         parameters=[shapes.ReportQuery],
         request=shapes.ReportWrite,
-        responses=shapes.ReportRunRead,
+        responses=shapes.UsageReportRunRead,
         description="Reports to Stripe what is lacking there. Running it again reports nothing twice.",
     )
     def post(self, request: Request) -> Response:

@@ -110,7 +110,7 @@ class FailureRead(serializers.Serializer):
     message = serializers.CharField()
 
 
-class ReportRunRead(serializers.Serializer):
+class UsageReportRunRead(serializers.Serializer):
     period = serializers.CharField(allow_null=True)
     dry_run = serializers.BooleanField()
     is_complete = serializers.BooleanField(help_text="false: the rest goes on in the background; of a dry run, not.")

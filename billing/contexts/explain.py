@@ -18,7 +18,8 @@ from billing.documents.words import StepText, span_text, stored_step_text
 from billing.domain.currencies import money_text
 from billing.domain.proration import WHOLE
 from billing.models import Invoice, LineKind, UsageCheck
-from billing.queries.explain import (
+from billing.queries.explain import explain_line
+from billing.queries.explanations import (
     AdjustmentExplanation,
     Agreement,
     CreditExplanation,
@@ -27,7 +28,6 @@ from billing.queries.explain import (
     MetricChanges,
     TrueUpExplanation,
     UsageExplanation,
-    explain_line,
 )
 from billing.queries.rederivation import Rederivation, rederive_invoice
 from billing.queries.usage_checks import CheckSummary, list_checks, summarise_checks

@@ -81,7 +81,7 @@ class RunCard:
     """The last run over everything that is due."""
 
     is_over: bool
-    # "12 of 40 billing periods"; those that became due meanwhile are done too.
+    # "12 of 40 billing periods", "nothing was due"; those that became due meanwhile are done too.
     progress: str
     failed: int
     started_by: str
@@ -160,9 +160,10 @@ def _last_run(organization: Organization) -> RunCard | None:
     if run is None:
         return None
     done = run.drafted + run.finalised + run.failed
+    count = max(done, run.total)
     return RunCard(
         is_over=run.finished_at is not None,
-        progress=f"{done} of {max(done, run.total)} billing period{'s' * (max(done, run.total) != 1)}",
+        progress=f"{done} of {count} billing period{'s' * (count != 1)}" if count else "nothing was due",
         failed=run.failed,
         started_by=run.started_by,
         seen_at=run.finished_at or run.seen_at,

@@ -19,12 +19,18 @@ from billing.domain.periods import BillingPeriod
 from billing.domain.taxes import TaxLine
 from billing.models import Invoice, InvoiceKind, InvoiceLine, InvoiceState
 from billing.queries.invoicing import draft_content
-from common.errors import NotFound
+from common.errors import Conflict, NotFound
 from common.models import TenantQuerySet
 
 MAX_ID = 2**63 - 1
 # Invoices whose lines an export reads at once.
 EXPORTED_AT_ONCE = 100
+
+
+class NotFinalised(Conflict):
+    """A draft, or a void one, has no number to explain, to give back or to pay."""
+
+    code = "not_finalised"
 
 
 class Standing(StrEnum):

@@ -14,7 +14,8 @@ from django.db.models import Q, Sum
 from billing.domain.invoices import InvoiceLineContent
 from billing.domain.taxes import TaxRule, tax_lines
 from billing.models import BillingPeriod, Invoice, InvoiceKind, InvoiceLine, InvoiceState, LineKind
-from billing.queries.explain import NotFinalised, adds_up
+from billing.queries.explain import adds_up
+from billing.queries.invoices import NotFinalised
 from billing.queries.invoicing import compute_periods
 from metering.domain import Cutoff
 from metering.queries.reading import RangeNotKept

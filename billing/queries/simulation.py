@@ -30,6 +30,8 @@ from metering.queries.reading import RangeNotKept
 
 MAX_DAYS = 366
 MAX_CUSTOMERS = 10_000
+# What one request rates in half a minute or so: each customer's months, twice.
+MAX_CUSTOMER_DAYS = 40_000 * 30
 # So many customers' subscriptions are held at once, and so many of their periods' lines.
 CUSTOMERS_AT_ONCE = 1_000
 PERIODS_AT_ONCE = 2_000
@@ -123,6 +125,10 @@ def iterate_simulation(
     _refuse_range(start, end)
     default = find_default_version(organization=organization)
     customer_ids = _list_customer_ids(organization, start, end, customers, has_default=default is not None)
+    if len(customer_ids) * (end - start) > timedelta(days=MAX_CUSTOMER_DAYS):
+        days = MAX_CUSTOMER_DAYS // len(customer_ids)
+        message = f"Of {len(customer_ids)} customers at most {days} days are simulated at once: shorten the range."
+        raise InvalidInput.of("to", message, "range_too_long")
     simulation = _Simulation(organization, draft, start, min(end, now + now.resolution), default)
     return simulation.rows(customer_ids)
 

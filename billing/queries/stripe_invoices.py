@@ -55,6 +55,12 @@ def list_due_pushes(*, organization: Organization, now: datetime) -> TenantQuery
     return due.select_related("invoice__customer", "organization").order_by("next_attempt_at", "id")
 
 
+def is_being_pushed(*, organization: Organization, now: datetime) -> bool:
+    """Tell whether a worker is at the organization's rows. One that was killed counts until its lease ends."""
+    rows = StripeInvoice.objects.for_organization(organization)
+    return rows.filter(state=ReportState.SENDING, next_attempt_at__gt=now).exists()
+
+
 def list_pushes(*, organization: Organization) -> TenantQuerySet:
     rows = StripeInvoice.objects.for_organization(organization)
     return rows.select_related("organization", "invoice__customer")

@@ -18,6 +18,7 @@ from billing.domain.periods import BillingPeriod as Span
 from billing.domain.taxes import TaxLine, TaxRule, tax_lines
 from billing.models import BillingPeriod, Invoice, InvoiceKind, InvoiceLine, InvoiceState, LineKind, PeriodState
 from billing.models import Subscription as SubscriptionRow
+from billing.queries.invoices import NotFinalised
 from billing.queries.settings import get_settings
 from billing.services.credits import carry_over, return_credits
 from billing.services.invoice_rows import invoice_notice, make_invoice, make_line, number_invoices
@@ -26,10 +27,6 @@ from common.errors import Conflict, InvalidInput
 
 MAX_REASON_CHARACTERS = 1000
 MAX_REFERENCE_CHARACTERS = 255
-
-
-class NotFinalised(Conflict):
-    code = "not_finalised"
 
 
 class HasCreditNotes(Conflict):

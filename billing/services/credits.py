@@ -138,11 +138,6 @@ def _expire_of_customers(organization: Organization, customer_ids: Sequence[int]
 # --- invoices -------------------------------------------------------------------------------------------------
 
 
-def apply_grants(*, invoice: Invoice, now: datetime) -> int:
-    """Pay an invoice from its customer's credits; return how much. As `apply_grants_to`, of one."""
-    return apply_grants_to([invoice], now=now)[invoice.pk]
-
-
 @transaction.atomic
 def apply_grants_to(invoices: Sequence[Invoice], *, now: datetime) -> dict[int, int]:
     """Pay invoices of one organization from the credits of their customers; return how much of each, by its id.

@@ -58,6 +58,9 @@ def join_run(*, organization: Organization, actor: str, now: datetime) -> Invoic
     open_periods(organization=organization, now=now)
     close_periods(organization=organization, settings=get_settings(organization), now=now)
     total = _list_due(organization, now).count() + _list_draftless(organization, now).count()
+    # The schedule begins one twice an hour; of those that found nothing only the last is worth a row.
+    idle = InvoiceRun.objects.for_organization(organization).filter(finished_at__isnull=False)
+    idle.filter(total=0, drafted=0, finalised=0, failed=0).delete()
     return InvoiceRun.objects.create(
         organization=organization, started_by=actor, total=total, started_at=now, seen_at=now
     )

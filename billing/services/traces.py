@@ -38,16 +38,22 @@ def iterate_rows(*, organization: Organization, customer: Customer) -> Iterator[
     reports = UsageReport.objects.for_organization(organization).filter(subscription__customer=customer)
     pushes = StripeInvoice.objects.for_organization(organization).filter(invoice__customer=customer)
     crossings = BudgetCrossing.objects.for_organization(organization).filter(budget__customer=customer)
-    yield from chain.from_iterable(rows.order_by("pk").iterator() for rows in (phases, reports, pushes, crossings))
+    told = _list_events(_list_names(organization, customer)).filter(organization=organization)
+    tables = (phases, reports, pushes, crossings, told)
+    yield from chain.from_iterable(rows.order_by("pk").iterator() for rows in tables)
 
 
 def let_go(*, organization: Organization, customer: Customer, by: str, now: datetime) -> None:
-    """Plan what is not reported yet, then forget what Stripe calls them."""
+    """Plan what is not reported yet, then forget what Stripe calls them, and what it told of them.
+
+    That goes also where nobody here had the thing: it tells names and addresses too.
+    """
     names = StripeCustomer.objects.for_organization(organization).filter(customer=customer)
     if names.exists():
         plan_reports(organization=organization, months=None, now=now, only_customer_id=customer.pk)
-        _forget_events(organization, names.values_list("stripe_customer_id", flat=True).get())
-        names.delete()
+    ours = models.Q(organization=organization) | models.Q(organization=None)
+    _list_events(_list_names(organization, customer)).filter(ours).delete()
+    names.delete()
     # Who pays, and where they live. An invoice that was finalised keeps what was printed on it.
     BillingProfile.objects.for_organization(organization).filter(customer=customer).delete()
     Budget.objects.for_organization(organization).filter(customer=customer).update(email="")
@@ -75,12 +81,28 @@ def forget_settled_names() -> int:
     return _forget_names(settled) + _forget_names(pushes)
 
 
-def _forget_events(organization: Organization, stripe_customer_id: str) -> None:
-    """Forget what Stripe told of a customer, also where nobody here had the thing: it tells names and addresses too."""
-    ours = models.Q(organization=organization) | models.Q(organization=None)
-    events = StripeEvent.objects.all_tenants().filter(ours)
-    told = models.Q(payload__data__object__customer=stripe_customer_id)
-    events.filter(told | models.Q(payload__data__object__id=stripe_customer_id)).delete()
+def _list_names(organization: Organization, customer: Customer) -> set[str]:
+    """Return what Stripe calls the customer, or called them in what was reported or pushed; nothing that is another's.
+
+    A name that was taken away before the erasure is still in what Stripe told.
+    """
+    named = StripeCustomer.objects.for_organization(organization)
+    reports = UsageReport.objects.for_organization(organization).filter(subscription__customer=customer)
+    pushes = StripeInvoice.objects.for_organization(organization).filter(invoice__customer=customer)
+    sources = (named.filter(customer=customer), reports, pushes)
+    names = {name for rows in sources for name in rows.values_list("stripe_customer_id", flat=True).distinct() if name}
+    others = named.filter(stripe_customer_id__in=names).exclude(customer=customer)
+    return names - set(others.values_list("stripe_customer_id", flat=True))
+
+
+def _list_events(names: set[str]) -> TenantQuerySet:
+    """Return what Stripe told of the customers that it calls so, whosever it is."""
+    events = StripeEvent.objects.all_tenants()
+    if not names:
+        return events.none()
+    return events.filter(
+        models.Q(payload__data__object__customer__in=names) | models.Q(payload__data__object__id__in=names)
+    )
 
 
 def _forget_names(reports: TenantQuerySet) -> int:

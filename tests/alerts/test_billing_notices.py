@@ -12,6 +12,7 @@ import pytest
 from django.db import transaction
 from django.test import Client
 
+from accounts.domain import Scope
 from accounts.models import Organization, User
 from alerts.models import MESSAGE_TYPES, Delivery, WebhookEndpoint
 from alerts.services.billing_notices import MAX_NOTICES, Told, tell_notices
@@ -29,6 +30,7 @@ from billing.models import Notice
 from billing.services import notices
 from billing.services.budgets import evaluate_budgets, set_budget
 from billing.services.notices import NewNotice, write_notice, write_notices
+from tests import factories
 from tests.alerts.receiver import Receiver, courier_at_work, running, wait_until
 from tests.billing.seller import Seller, written
 from tests.metering.meter import utc
@@ -36,6 +38,7 @@ from tests.pages.conftest import page_of, text_of
 from tests.scenarios.racing import count_waiting, race
 
 pytestmark = pytest.mark.django_db(transaction=True)
+JSON = "application/json"
 FINALISED, BUDGET, MISMATCH = NoticeType.INVOICE_FINALISED, NoticeType.BUDGET_CROSSED, NoticeType.USAGE_MISMATCH
 
 
@@ -45,7 +48,7 @@ def _private_addresses(settings: Any) -> None:
 
 
 def subscribe(organization: Organization, url: str = "http://127.0.0.1:1/", **fields: Any) -> IssuedEndpoint:
-    definition = EndpointDefinition(url=url, **fields)
+    definition = EndpointDefinition(url=url, **{"message_types": list(NoticeType), **fields})
     return create_endpoint(organization=organization, definition=definition, actor="test")
 
 
@@ -75,6 +78,7 @@ class TestTelling:
         everything = subscribe(org).endpoint
         budgets = subscribe(org, message_types=[BUDGET]).endpoint
         alerts = subscribe(org, message_types=["alert.crossed"]).endpoint
+        unnamed = subscribe(org, message_types=[]).endpoint
         disabled = subscribe(org).endpoint
         update_endpoint(endpoint=disabled, changes={"is_enabled": False}, actor="test", now=now)
         tell_of(org, now, *NoticeType)
@@ -82,10 +86,31 @@ class TestTelling:
         assert tell_notices() == Told(notices=7, messages=8)
 
         assert sent_to(everything) == list(NoticeType)
-        assert [sent_to(each) for each in (budgets, alerts, disabled)] == [[BUDGET], [], []]
+        assert [sent_to(each) for each in (budgets, alerts, unnamed, disabled)] == [[BUDGET], [], [], []]
         [delivery] = Delivery.objects.for_organization(org).filter(endpoint=budgets)
         assert delivery.payload == {"type": BUDGET, "timestamp": "2026-11-20T12:00:00Z", "data": {"n": BUDGET}}
         assert set(NoticeType) < set(MESSAGE_TYPES)
+
+    def test_is_for_those_who_may_read_billing(
+        self, org: Organization, api_client_for: Callable[..., Client], now: datetime
+    ) -> None:
+        developer = api_client_for(factories.make_api_key(organization=org, scopes=(Scope.METRICS_WRITE,)))
+        billing, alerts = subscribe(org).endpoint, subscribe(org, message_types=[]).endpoint
+        tell_of(org, now, FINALISED)
+        tell_notices()
+        [delivery] = Delivery.objects.for_organization(org)
+        path, body = "/v1/webhook-endpoints", {"url": "http://127.0.0.1:1/", "message_types": [FINALISED]}
+        for ask in (
+            partial(developer.post, path, body, content_type=JSON),
+            partial(developer.patch, f"{path}/{alerts.pk}", {"message_types": [BUDGET]}, content_type=JSON),
+            partial(developer.patch, f"{path}/{billing.pk}", {"url": body["url"]}, content_type=JSON),
+            partial(developer.get, f"{path}/{billing.pk}/deliveries"),
+            partial(developer.get, f"{path}/{billing.pk}/deliveries/{delivery.pk}"),
+        ):
+            assert ask().status_code == 403
+        update_endpoint(endpoint=billing, changes={"message_types": ["alert.crossed"]}, actor="test", now=now)
+        assert developer.get(f"{path}/{billing.pk}/deliveries").status_code == 403, "it got some once"
+        assert developer.get(f"{path}/{alerts.pk}/deliveries").status_code == 200
 
     def test_filter_of_metrics_is_for_messages_about_one(self, org: Organization, now: datetime) -> None:
         Seller(org, now).define("m", "sum")

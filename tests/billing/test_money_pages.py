@@ -10,6 +10,9 @@ import pytest
 from django.test import Client
 
 from accounts.models import Organization, User
+from billing.domain.invoices import InvoiceLineContent
+from billing.domain.periods import BillingPeriod
+from billing.invoice_forms import CreditForm
 from billing.models import CreditGrant, TaxRate
 from billing.queries.credits import list_grants
 from billing.queries.profiles import get_profile
@@ -18,6 +21,8 @@ from billing.services.tax_rates import TaxRateDefinition, create_tax_rate
 from tests.billing.seller import Seller
 
 pytestmark = pytest.mark.django_db
+
+OCTOBER, NOVEMBER = datetime(2026, 10, 1, tzinfo=UTC), datetime(2026, 11, 1, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -170,3 +175,38 @@ class TestCustomer:
         assert answer.status_code == 200
         assert told in answer.content.decode()
         assert not CreditGrant.objects.for_organization(org).exists()
+
+
+class TestCreditNote:
+    @pytest.mark.parametrize(
+        ("text", "currency", "minor"),
+        [
+            ("0,50", "USD", 50),
+            ("1000.5", "USD", 100050),
+            ("1,000", "USD", None),
+            ("1,000", "JPY", None),
+            ("1,000.00", "USD", None),
+            ("1.250", "KWD", 1250),
+            ("1,250", "KWD", None),
+        ],
+    )
+    def test_an_amount_that_may_be_a_thousand_is_not_taken_for_one(
+        self, text: str, currency: str, minor: int | None
+    ) -> None:
+        line = InvoiceLineContent(
+            kind="fee",
+            name="Base fee",
+            period=BillingPeriod(OCTOBER, NOVEMBER, False),
+            period_id=1,
+            starts_at=OCTOBER,
+            ends_at=NOVEMBER,
+            quantity=Decimal(1),
+            included_quantity=Decimal(0),
+            amount_minor=10**9,
+            steps=[],
+        )
+        form = CreditForm({"reason": "late", "line_1": text}, lines=[line], currency=currency)
+
+        assert form.is_valid() == (minor is not None)
+        if minor is not None:
+            assert form.amounts() == {1: minor}

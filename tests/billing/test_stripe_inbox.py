@@ -117,6 +117,23 @@ class TestWebhook:
 
         assert (pusher.row().state, pusher.row().stripe_status) == ("delivered", "paid")
 
+    def test_the_clock_sends_no_second_worker_where_one_pushes(
+        self, live_seller: Seller, stripe: FakeStripe, eager_tasks: None
+    ) -> None:
+        """Each would take minutes for what one organization has at a month's end, and leave none for anybody else."""
+        pusher = Pusher(live_seller, stripe, Clock(timezone.now()))
+        pusher.issue()
+        pusher.issue()
+        pusher.plan()
+        at_work = StripeInvoice.objects.for_organization(pusher.organization).filter(pk=pusher.rows()[0].pk)
+        at_work.update(state="sending", next_attempt_at=timezone.now() + timedelta(minutes=5))
+        push_invoices_task()
+        assert stripe.invoices == {}
+
+        at_work.update(next_attempt_at=timezone.now() - timedelta(seconds=1))
+        push_invoices_task()
+        assert [row.state for row in pusher.rows()] == ["delivered", "delivered"]
+
     def test_only_what_stripe_signed_a_moment_ago_is_kept(self, client: Client, stripe: FakeStripe) -> None:
         told = event("invoice.paid", {"id": "in_1"})
         genuine = sign(json.dumps(told))
@@ -196,6 +213,13 @@ class TestInvoices:
             "stripe_status": "paid",
             "hosted_url": row.hosted_url,
         }
+
+    def test_pages_lead_only_to_what_a_browser_can_trust(self, pusher: Pusher) -> None:
+        row = pusher.row()
+        for address in ("javascript:alert(1)", f"https://invoice.stripe.test/{'x' * 1000}"):
+            pusher.stripe.invoices[row.stripe_invoice_id]["hosted_invoice_url"] = address
+            take(invoice_event(pusher, "invoice.finalized", f"evt_{len(address)}"), pusher.clock.now)
+            assert pusher.row().hosted_url == ""
 
     def test_the_order_of_events_does_not_matter(self, pusher: Pusher) -> None:
         """Whatever arrives last, the invoice is what it is there now; a failed attempt to pay is told each time."""

@@ -19,7 +19,8 @@ from accounts.models import AuditEntry, Organization, User
 from billing.models import Notice, StripeCustomer, StripeDrift, StripeEvent, StripeMeter, UsageReport
 from billing.services.reconciling import reconcile_usage
 from billing.services.stripe_inbox import handle_event, receive_event
-from billing.services.traces import let_go
+from billing.services.stripe_names import forget_customer
+from billing.services.traces import iterate_rows, let_go
 from tests import factories
 from tests.api.conftest import Api
 from tests.billing.pusher import Pusher
@@ -269,8 +270,9 @@ class TestInvoicesAndEvents:
         assert api.refuse("POST", retry.format(told["id"]))[:2] == (409, "not_rejected")
         assert api.refuse("POST", retry.format(2**64))[0] == 404
 
+    @pytest.mark.parametrize("is_forgotten", [False, True], ids=["named", "named_before"])
     def test_events_of_others_are_not_shown_and_go_with_an_erased_customer(
-        self, browser: Client, url: Url, pusher: Pusher, other_org: Organization
+        self, browser: Client, url: Url, pusher: Pusher, is_forgotten: bool
     ) -> None:
         pusher.push()
         [told] = pusher.stripe.invoices.values()
@@ -281,8 +283,12 @@ class TestInvoicesAndEvents:
             handle_event(event_id=kept.pk, now=now)
 
         assert [row.stripe_event_id for row in page_of(browser.get(url("stripe_events"))).rows] == ["evt_1"]
-        customer = pusher.subscription.customer
-        let_go(organization=pusher.organization, customer=customer, by="test", now=now)
+        theirs = {"organization": pusher.organization, "customer": pusher.subscription.customer}
+        handed_out = [row.stripe_event_id for row in iterate_rows(**theirs) if isinstance(row, StripeEvent)]
+        assert handed_out == ["evt_1"]
+        if is_forgotten:
+            forget_customer(**theirs, actor="test")
+        let_go(**theirs, by="test", now=now)
         assert not StripeEvent.objects.all_tenants().exists()
         assert pusher.row().stripe_customer_id == ""
 
