@@ -292,7 +292,8 @@ def list_counted_keys(meter: Meter, cutoff: Cutoff) -> set[str]:
 
 
 EXCLUSIVE_LOCKS = """
-SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND classid = ANY(%s)
+SELECT count(*) FROM pg_locks WHERE database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND locktype = 'advisory' AND mode = 'ExclusiveLock' AND classid = ANY(%s)
 """
 
 
