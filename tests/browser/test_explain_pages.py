@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from django.db import connection
@@ -16,12 +14,10 @@ from billing.models import Invoice
 from billing.services.invoice_runs import join_run, work_run
 from billing.services.usage_checks import check_usage
 from tests.billing.seller import Seller, written
-from tests.browser.conftest import NARROW, WIDE
+from tests.browser.looks import look_at
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
-# Where to put pictures of the pages, for whoever wants to look at them.
-PICTURES = os.environ.get("METERBOOK_TEST_PICTURES")
 START = datetime(2026, 8, 1, tzinfo=UTC)
 
 
@@ -53,17 +49,14 @@ def invoices(org: Organization) -> list[Invoice]:
     return list(Invoice.objects.for_organization(org).filter(state="finalised").order_by("number"))
 
 
-@pytest.mark.parametrize(("size", "scheme"), [(WIDE, "light"), (NARROW, "dark")], ids=["wide", "narrow"])
 def test_pages_lead_from_amount_to_events_and_fit(
     new_page: Callable[..., Page],
     alice: User,
     org: Organization,
     invoices: list[Invoice],
     complaints: list[str],
-    size: dict[str, int],
-    scheme: str,
 ) -> None:
-    page = new_page(alice, viewport=size, color_scheme=scheme)
+    page = new_page(alice)
     august, september = invoices
     for name, path in {
         "fee": f"invoices/{august.pk}/lines/1",
@@ -72,18 +65,12 @@ def test_pages_lead_from_amount_to_events_and_fit(
         "checks": "billing-checks",
     }.items():
         page.goto(f"/o/{org.pk}/{path}")
-        look_at(page, f"explain-{name}-{size['width']}")
+        look_at(page, f"explain-{name}")
 
     page.goto(f"/o/{org.pk}/invoices/{august.pk}/lines/2")
     expect(page.get_by_text("differ").first).to_be_visible()
     page.goto(f"/o/{org.pk}/invoices/{august.pk}/")
     page.get_by_role("button", name="Derive it again").click()
     expect(page.get_by_text("It comes to something else than it says.")).to_be_visible()
-    look_at(page, f"explain-verify-{size['width']}")
+    look_at(page, "explain-verify")
     assert complaints == []
-
-
-def look_at(page: Page, name: str) -> None:
-    if PICTURES:
-        page.screenshot(path=Path(PICTURES) / f"{name}.png", full_page=True)
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name

@@ -375,8 +375,7 @@ class TestAccessibility:
         expect(explorer.locator(f"#{described_by}")).to_contain_text("By hour is for up to 14 days.")
 
 
-@pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("size", "scheme"), [(WIDE, "light"), (NARROW, "dark")], ids=["wide", "narrow"])
 def test_fits_every_screen_without_complaint(
     new_page: Callable[..., Page],
     complaints: list[str],

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from django.utils import timezone
@@ -15,12 +13,9 @@ from accounts.models import Organization, User
 from billing.models import Invoice, InvoiceKind, Subscription
 from tests.billing.invoices import END, FEE, ISSUED_AT, START, USAGE, Line, snapshot_of, store_invoice
 from tests.billing.seller import Seller, written
-from tests.browser.conftest import NARROW, WIDE
+from tests.browser.looks import look_at
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
-
-# Where to put pictures of the pages, for whoever wants to look at them.
-PICTURES = os.environ.get("METERBOOK_TEST_PICTURES")
 
 
 @pytest.fixture
@@ -63,33 +58,24 @@ def shown(acme: Subscription) -> Invoice:
     return is_open
 
 
-@pytest.mark.parametrize(("size", "scheme"), [(WIDE, "light"), (NARROW, "dark")], ids=["wide", "narrow"])
 def test_pages_fit_wide_and_narrow_screens(
     new_page: Callable[..., Page],
     alice: User,
     org: Organization,
     shown: Invoice,
     complaints: list[str],
-    size: dict[str, int],
-    scheme: str,
 ) -> None:
-    page = new_page(alice, viewport=size, color_scheme=scheme)
+    page = new_page(alice)
     page.goto(f"/o/{org.pk}/invoices/")
-    look_at(page, f"invoices-{size['width']}")
+    look_at(page, "invoices")
     page.goto(f"/o/{org.pk}/invoices/{shown.pk}/")
     for steps in page.locator("details:not(.menu) summary").all():
         steps.click()
-    look_at(page, f"invoice-{size['width']}")
+    look_at(page, "invoice")
     page.get_by_role("button", name="Credit note").click()
     expect(page.get_by_role("heading", name="Credit note", exact=True)).to_be_visible()
-    look_at(page, f"credit-{size['width']}")
+    look_at(page, "credit")
     assert complaints == []
-
-
-def look_at(page: Page, name: str) -> None:
-    if PICTURES:
-        page.screenshot(path=Path(PICTURES) / f"{name}.png", full_page=True)
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
 
 
 def test_invoice_is_voided_after_a_question(page: Page, org: Organization, acme: Subscription) -> None:

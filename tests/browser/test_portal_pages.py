@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 
 import httpx
 import pytest
@@ -17,12 +15,9 @@ from billing.models import InvoiceKind, PlanVersion
 from billing.portal import sign_link
 from tests.billing.invoices import FEE, ISSUED_AT, USAGE, Line, store_invoice
 from tests.billing.seller import Seller, written
-from tests.browser.conftest import NARROW, WIDE
+from tests.browser.looks import look_at
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
-
-# Where to put pictures of the pages, for whoever wants to look at them.
-PICTURES = os.environ.get("METERBOOK_TEST_PICTURES")
 
 
 @pytest.fixture
@@ -55,53 +50,41 @@ def shop(org: Organization, api: httpx.Client) -> Seller:
     return seller
 
 
-@pytest.mark.parametrize(("size", "scheme"), [(WIDE, "light"), (NARROW, "dark")], ids=["wide", "narrow"])
 def test_pages_work_fit_and_do_not_complain(
     new_page: Callable[..., Page],
     alice: User,
     org: Organization,
     shop: Seller,
     complaints: list[str],
-    size: dict[str, int],
-    scheme: str,
 ) -> None:
-    def look(page: Page, name: str) -> None:
-        if PICTURES:
-            page.screenshot(path=Path(PICTURES) / f"{name}-{size['width']}-{scheme}.png", full_page=True)
-        assert page.evaluate("document.documentElement.scrollWidth") <= size["width"], name
-
     customer = shop.customer("acme")
     token = sign_link(customer, expires_at=shop.now + timedelta(hours=1))
-    portal = new_page(viewport=size, color_scheme=scheme)
+    portal = new_page()
     portal.goto(f"/portal/enter/{token}")
     assert portal.url.endswith("/portal/")
     portal.get_by_text("Set a budget").click()
     portal.get_by_label("Budget, USD").fill("80")
     portal.get_by_role("button", name="Set budget").click()
     expect(portal.get_by_text("The budget is set.")).to_be_visible()
-    look(portal, "portal")
+    look_at(portal, "portal")
     portal.get_by_role("link", name="Invoices", exact=True).click()
-    look(portal, "portal-invoices")
+    look_at(portal, "portal-invoices")
     portal.get_by_role("link", name="INV-000001").click()
     expect(portal.get_by_text("Amount due")).to_be_visible()
-    look(portal, "portal-invoice")
-    if PICTURES:
-        portal.emulate_media(media="print")
-        look(portal, "portal-invoice-print")
-        portal.emulate_media(media="screen")
+    look_at(portal, "portal-invoice")
     portal.get_by_role("button", name="Leave").click()
-    look(portal, "portal-left")
+    look_at(portal, "portal-left")
 
-    member = new_page(alice, viewport=size, color_scheme=scheme)
+    member = new_page(alice)
     member.goto(f"/o/{org.pk}/simulator/")
-    look(member, "simulator-empty")
+    look_at(member, "simulator-empty")
     version = PlanVersion.objects.for_organization(org).get(plan__code="next")
     member.get_by_label("Plan version").select_option(str(version.pk))
     member.get_by_role("button", name="Simulate").click()
     expect(member.get_by_role("heading", name="Customers by difference")).to_be_visible()
-    look(member, "simulator")
+    look_at(member, "simulator")
     member.goto(f"/o/{org.pk}/customers/{customer.pk}/billing")
     member.get_by_role("button", name="Portal link").click()
     expect(member.get_by_role("link", name="Open")).to_be_visible()
-    look(member, "portal-link")
+    look_at(member, "portal-link")
     assert complaints == []

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from decimal import Decimal
-from pathlib import Path
 
 import pytest
 from django.utils import timezone
@@ -19,12 +17,9 @@ from tests.billing.pusher import Pusher
 from tests.billing.reporter import Clock, Reporter
 from tests.billing.seller import Seller
 from tests.billing.stripe_fake import INVOICES, FakeStripe, Fault
-from tests.browser.conftest import NARROW, WIDE
+from tests.browser.looks import look_at
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
-
-# Where to put pictures of the pages, for whoever wants to look at them.
-PICTURES = os.environ.get("METERBOOK_TEST_PICTURES")
 
 
 @pytest.fixture
@@ -69,21 +64,15 @@ def told(org: Organization) -> Iterator[Seller]:
         yield seller
 
 
-@pytest.mark.parametrize(("size", "scheme"), [(WIDE, "light"), (NARROW, "dark")])
 def test_pages_fit_and_do_not_complain(
     new_page: Callable[..., Page],
     alice: User,
     org: Organization,
     told: Seller,
     complaints: list[str],
-    size: dict[str, int],
-    scheme: str,
 ) -> None:
-    page = new_page(alice, viewport=size, color_scheme=scheme)
+    page = new_page(alice)
     for path in ("", "reports", "invoices", "events", "report-now"):
         page.goto(f"/o/{org.pk}/stripe/{path}")
-        if PICTURES:
-            name = f"stripe-{path}-{size['width']}-{scheme}.png"
-            page.screenshot(path=Path(PICTURES) / name, full_page=True)
-        assert page.evaluate("document.documentElement.scrollWidth") <= size["width"], path
+        look_at(page, f"stripe-{path}")
     assert complaints == []
