@@ -24,7 +24,7 @@ from metering.services.metrics import install_catalog
 from tests.metering.meter import Meter
 
 EXAMPLES = int(os.environ.get("METERBOOK_FUZZ_EXAMPLES", "0"))
-DEFAULT_EXAMPLES = 3
+DEFAULT_EXAMPLES = 2
 # What the stores being up can answer; 503 would mean that an input made one look down.
 SERVER_ERRORS = range(500, 600)
 
