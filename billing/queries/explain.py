@@ -86,13 +86,6 @@ def explain_line(
     return _explain(basis, line, after, limit)
 
 
-def explain_invoice(*, invoice: Invoice, limit: int = MAX_NAMED) -> Iterator[LineExplanation]:
-    """Yield the explanation of every line, in order; what lines have in common is read once."""
-    basis = _read_basis(invoice)
-    for line in basis.lines.values():
-        yield _explain(basis, line, None, limit)
-
-
 # --- what is read once ----------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -123,18 +123,7 @@ def preview_period(*, period: BillingPeriod, now: datetime) -> InvoiceContent:
 
 def with_credits(content: InvoiceContent, credits_minor: int) -> InvoiceContent:
     """Return the same, so much of it paid with credits."""
-    return InvoiceContent(
-        currency=content.currency,
-        lines=content.lines,
-        taxes=content.taxes,
-        subtotal_minor=content.subtotal_minor,
-        tax_minor=content.tax_minor,
-        total_minor=content.total_minor,
-        credits_minor=credits_minor,
-        due_minor=max(0, content.total_minor - credits_minor),
-        snapshot=content.snapshot,
-        known_at=content.known_at,
-    )
+    return replace(content, credits_minor=credits_minor, due_minor=max(0, content.total_minor - credits_minor))
 
 
 def _empty_content(period: BillingPeriod, organization: Organization, now: datetime) -> InvoiceContent:
