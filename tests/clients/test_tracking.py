@@ -120,11 +120,13 @@ class TestSending:
         with Client("http://demo", "k", transport=httpx.MockTransport(answer)) as client:
             for is_compressed in (True, False):
                 seen.clear()
-                recorder = client.track_requests(compression=is_compressed, retry=EAGER)
+                recorder = client.track_requests(
+                    flush_interval_ms=3_600_000, batch_size=9, compression=is_compressed, retry=EAGER
+                )
                 for _ in range(9):
                     recorder.add(request("/" + "x" * 200))
+                wait_until(lambda: recorder.counters.stored == 9)
                 assert recorder.close(SECONDS)
-                assert recorder.counters.stored == 9
                 assert len(set(seen)) == 1
                 assert seen[0][0] == ("gzip" if is_compressed else None)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import datetime, timedelta
 from functools import partial
+from threading import Event
 from typing import Any, NamedTuple
 
 import pytest
@@ -47,9 +49,38 @@ def own_view(meter: Meter) -> Meter:
     return view
 
 
-def send_batches(meter: Meter, sender: int, properties: dict[str, Any]) -> list[Answered]:
+class Middle:
+    """Where a change races batches: at least a quarter of one sender's is through, and of each a quarter is left."""
+
+    def __init__(self) -> None:
+        self.is_reached = Event()
+        self.is_over = Event()
+
+    def keep(self, number: int) -> None:
+        """Called by a sender before its batch of this number."""
+        if number == BATCHES // 4:
+            self.is_reached.set()
+        if number == BATCHES * 3 // 4:
+            assert self.is_over.wait(START_SECONDS)
+
+    def act(self, change: Callable[[], object]) -> tuple[float, float]:
+        """Make the change; return when that began and ended."""
+        assert self.is_reached.wait(START_SECONDS)
+        begun = time.monotonic()
+        try:
+            change()
+            return begun, time.monotonic()
+        finally:
+            self.is_over.set()
+
+
+def send_batches(
+    meter: Meter, sender: int, properties: dict[str, Any], *, middle: Middle | None = None
+) -> list[Answered]:
     answered = []
     for number in range(BATCHES):
+        if middle is not None:
+            middle.keep(number)
         begun = time.monotonic()
         result = own_view(meter).send(
             *[
@@ -67,14 +98,6 @@ def send_batches(meter: Meter, sender: int, properties: dict[str, Any]) -> list[
     return answered
 
 
-def in_the_middle(act: Any) -> tuple[float, float]:
-    """Act when some of the batches are through; return when that began and ended."""
-    time.sleep(0.15)
-    begun = time.monotonic()
-    act()
-    return begun, time.monotonic()
-
-
 def assert_rollups_equal_raw_events(meter: Meter, *codes: str) -> None:
     def values(**selection: Any) -> list[Any]:
         return [meter.usage(code, *NOVEMBER, **selection) for code in codes]
@@ -88,12 +111,13 @@ def assert_rollups_equal_raw_events(meter: Meter, *codes: str) -> None:
 def test_a_new_metric_counts_the_events_after_it_and_none_before(meter: Meter) -> None:
     # Text that the second metric could never add up: had it not been examined, reading it would fail.
     numeric, words = {"x": "1", "y": "2.5"}, {"x": "1", "y": "not a number"}
+    middle = Middle()
 
     *answers, change = race(
         [
-            partial(send_batches, meter, 0, numeric),
-            partial(send_batches, meter, 1, words),
-            partial(in_the_middle, lambda: meter.define("second", "sum", event_type="t", value_property="y")),
+            partial(send_batches, meter, 0, numeric, middle=middle),
+            partial(send_batches, meter, 1, words, middle=middle),
+            partial(middle.act, lambda: meter.define("second", "sum", event_type="t", value_property="y")),
         ]
     )
 
@@ -106,6 +130,7 @@ def test_a_new_metric_counts_the_events_after_it_and_none_before(meter: Meter) -
             assert (answer.stored, answer.refused) == (0, frozenset({"invalid_value"}))
     surely = SIZE * sum(answer.begun > change[1] for answer in numeric_batches)
     surely_not = SIZE * sum(answer.done < change[0] for answer in numeric_batches)
+    assert surely > 0
     counted = meter.usage("second", *NOVEMBER)
     assert surely <= counted.count <= SIZE * BATCHES - surely_not
     assert counted.value == counted.count * counted.max
@@ -203,12 +228,13 @@ def test_events_that_did_not_feed_a_metric_freeze_its_definition_too(meter: Mete
 
 def test_after_a_metric_is_archived_no_event_reaches_it_and_its_history_stays(meter: Meter) -> None:
     second = meter.define("second", "count", event_type="t")
+    middle = Middle()
 
     answers, change = race(
         [
-            partial(send_batches, meter, 0, {}),
+            partial(send_batches, meter, 0, {}, middle=middle),
             partial(
-                in_the_middle,
+                middle.act,
                 lambda: archive_metric(
                     organization=Organization.objects.get(pk=meter.organization.pk),
                     metric=second,
