@@ -63,6 +63,12 @@ class Migration(migrations.Migration):
                 ('created_at', models.DateTimeField(default=django.utils.timezone.now)),
                 ('organization', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='customers', to='accounts.organization')),
             ],
+            options={
+                'constraints': [
+                    models.UniqueConstraint(fields=('organization', 'external_id'), name='customer_external_id_once'),
+                    models.CheckConstraint(condition=models.Q(('billing_cycle_day__isnull', True), ('billing_cycle_day__range', (1, 28)), _connector='OR'), name='customer_cycle_day_1_to_28'),
+                ],
+            },
         ),
         migrations.CreateModel(
             name='AuditEntry',
@@ -77,6 +83,9 @@ class Migration(migrations.Migration):
             ],
             options={
                 'verbose_name_plural': 'audit entries',
+                'indexes': [
+                    models.Index(fields=['organization', '-id'], name='audit_newest_first'),
+                ],
             },
         ),
         migrations.CreateModel(
@@ -106,6 +115,11 @@ class Migration(migrations.Migration):
                 ('created_at', models.DateTimeField(default=django.utils.timezone.now)),
                 ('organization', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='projects', to='accounts.organization')),
             ],
+            options={
+                'constraints': [
+                    models.UniqueConstraint(fields=('organization', 'key'), name='project_key_once'),
+                ],
+            },
         ),
         migrations.CreateModel(
             name='Environment',
@@ -118,6 +132,12 @@ class Migration(migrations.Migration):
                 ('organization', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='environments', to='accounts.organization')),
                 ('project', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='environments', to='accounts.project')),
             ],
+            options={
+                'constraints': [
+                    models.UniqueConstraint(fields=('organization', 'project', 'key'), name='environment_key_once'),
+                    models.UniqueConstraint(fields=('organization', 'hex_id'), name='environment_hex_id_once'),
+                ],
+            },
         ),
         migrations.CreateModel(
             name='Membership',
@@ -150,29 +170,5 @@ class Migration(migrations.Migration):
             options={
                 'constraints': [models.UniqueConstraint(condition=models.Q(('accepted_at__isnull', True), ('revoked_at__isnull', True)), fields=('organization', 'email'), name='invitation_open_once_per_email')],
             },
-        ),
-        migrations.AddConstraint(
-            model_name='customer',
-            constraint=models.UniqueConstraint(fields=('organization', 'external_id'), name='customer_external_id_once'),
-        ),
-        migrations.AddConstraint(
-            model_name='customer',
-            constraint=models.CheckConstraint(condition=models.Q(('billing_cycle_day__isnull', True), ('billing_cycle_day__range', (1, 28)), _connector='OR'), name='customer_cycle_day_1_to_28'),
-        ),
-        migrations.AddIndex(
-            model_name='auditentry',
-            index=models.Index(fields=['organization', '-id'], name='audit_newest_first'),
-        ),
-        migrations.AddConstraint(
-            model_name='project',
-            constraint=models.UniqueConstraint(fields=('organization', 'key'), name='project_key_once'),
-        ),
-        migrations.AddConstraint(
-            model_name='environment',
-            constraint=models.UniqueConstraint(fields=('organization', 'project', 'key'), name='environment_key_once'),
-        ),
-        migrations.AddConstraint(
-            model_name='environment',
-            constraint=models.UniqueConstraint(fields=('organization', 'hex_id'), name='environment_hex_id_once'),
         ),
     ]

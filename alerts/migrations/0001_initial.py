@@ -96,6 +96,12 @@ class Migration(migrations.Migration):
                 ('metric', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='metering.metric')),
                 ('organization', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='thresholds', to='accounts.organization')),
             ],
+            options={
+                'constraints': [
+                    models.UniqueConstraint(condition=models.Q(('archived_at__isnull', True)), fields=('organization', 'metric', 'customer', 'code'), name='threshold_live_code_once', nulls_distinct=False),
+                    models.CheckConstraint(condition=models.Q(('value__gt', 0)), name='threshold_value_positive'),
+                ],
+            },
         ),
         migrations.AddField(
             model_name='crossing',
@@ -117,6 +123,11 @@ class Migration(migrations.Migration):
                 ('organization', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='accounts.organization')),
                 ('threshold', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='states', to='alerts.threshold')),
             ],
+            options={
+                'constraints': [
+                    models.UniqueConstraint(fields=('organization', 'threshold', 'customer', 'period_start'), name='threshold_state_once', nulls_distinct=False),
+                ],
+            },
         ),
         migrations.CreateModel(
             name='WebhookEndpoint',
@@ -194,14 +205,6 @@ class Migration(migrations.Migration):
                 'constraints': [models.UniqueConstraint(fields=('organization', 'public_id'), name='reservation_public_id_once'), models.UniqueConstraint(condition=models.Q(('idempotency_key', ''), _negated=True), fields=('organization', 'idempotency_key'), name='reservation_idempotency_key_once')],
             },
         ),
-        migrations.AddConstraint(
-            model_name='threshold',
-            constraint=models.UniqueConstraint(condition=models.Q(('archived_at__isnull', True)), fields=('organization', 'metric', 'customer', 'code'), name='threshold_live_code_once', nulls_distinct=False),
-        ),
-        migrations.AddConstraint(
-            model_name='threshold',
-            constraint=models.CheckConstraint(condition=models.Q(('value__gt', 0)), name='threshold_value_positive'),
-        ),
         migrations.AddIndex(
             model_name='crossing',
             index=models.Index(fields=['organization', 'metric', 'customer', 'period_start'], name='crossing_by_period'),
@@ -213,10 +216,6 @@ class Migration(migrations.Migration):
         migrations.AddConstraint(
             model_name='crossing',
             constraint=models.UniqueConstraint(fields=('organization', 'threshold', 'customer', 'period_start', 'arming', 'multiple'), name='crossing_once', nulls_distinct=False),
-        ),
-        migrations.AddConstraint(
-            model_name='thresholdstate',
-            constraint=models.UniqueConstraint(fields=('organization', 'threshold', 'customer', 'period_start'), name='threshold_state_once', nulls_distinct=False),
         ),
         migrations.AddIndex(
             model_name='delivery',

@@ -29,6 +29,12 @@ class Migration(migrations.Migration):
                 ('archived_at', models.DateTimeField(blank=True, null=True)),
                 ('organization', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='plans', to='accounts.organization')),
             ],
+            options={
+                'constraints': [
+                    models.UniqueConstraint(fields=('organization', 'code'), name='plan_code_once'),
+                    models.UniqueConstraint(condition=models.Q(('is_default', True)), fields=('organization',), name='plan_default_once'),
+                ],
+            },
         ),
         migrations.CreateModel(
             name='PlanVersion',
@@ -43,6 +49,12 @@ class Migration(migrations.Migration):
                 ('organization', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='accounts.organization')),
                 ('plan', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='versions', to='billing.plan')),
             ],
+            options={
+                'constraints': [
+                    models.UniqueConstraint(fields=('organization', 'plan', 'number'), name='plan_version_once'),
+                    models.CheckConstraint(condition=models.Q(('state', 'draft'), ('activated_at__isnull', False), _connector='OR'), name='plan_version_activated_at'),
+                ],
+            },
         ),
         migrations.CreateModel(
             name='Price',
@@ -62,6 +74,13 @@ class Migration(migrations.Migration):
                 ('organization', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='accounts.organization')),
                 ('version', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='prices', to='billing.planversion')),
             ],
+            options={
+                'constraints': [
+                    models.UniqueConstraint(fields=('organization', 'version', 'position'), name='price_position_once'),
+                    models.CheckConstraint(condition=models.Q(('amount__isnull', True), ('amount__gte', 0), _connector='OR'), name='price_amount_not_negative'),
+                    models.CheckConstraint(condition=models.Q(('included_quantity__gte', 0)), name='price_included_quantity_not_negative'),
+                ],
+            },
         ),
         migrations.CreateModel(
             name='Subscription',
@@ -79,6 +98,17 @@ class Migration(migrations.Migration):
                 ('customer', models.ForeignKey(on_delete=django.db.models.deletion.RESTRICT, related_name='subscriptions', to='accounts.customer')),
                 ('organization', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='subscriptions', to='accounts.organization')),
             ],
+            options={
+                'indexes': [
+                    models.Index(fields=['organization', 'customer', 'id'], name='subscription_of_customer'),
+                ],
+                'constraints': [
+                    models.UniqueConstraint(condition=models.Q(('idempotency_key', ''), _negated=True), fields=('organization', 'idempotency_key'), name='subscription_key_once'),
+                    models.CheckConstraint(condition=models.Q(('anchor_day__range', (1, 31))), name='subscription_anchor_1_to_31'),
+                    models.CheckConstraint(condition=models.Q(('ends_at__isnull', True), ('ends_at__gte', models.F('starts_at')), _connector='OR'), name='subscription_ends_after_start'),
+                    models.CheckConstraint(condition=models.Q(('trial_ends_at__isnull', True), ('trial_ends_at__gt', models.F('starts_at')), _connector='OR'), name='subscription_trial_after_start'),
+                ],
+            },
         ),
         migrations.CreateModel(
             name='SubscriptionPhase',
@@ -90,57 +120,10 @@ class Migration(migrations.Migration):
                 ('subscription', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='phases', to='billing.subscription')),
                 ('version', models.ForeignKey(on_delete=django.db.models.deletion.RESTRICT, related_name='phases', to='billing.planversion')),
             ],
-        ),
-        migrations.AddConstraint(
-            model_name='plan',
-            constraint=models.UniqueConstraint(fields=('organization', 'code'), name='plan_code_once'),
-        ),
-        migrations.AddConstraint(
-            model_name='plan',
-            constraint=models.UniqueConstraint(condition=models.Q(('is_default', True)), fields=('organization',), name='plan_default_once'),
-        ),
-        migrations.AddConstraint(
-            model_name='planversion',
-            constraint=models.UniqueConstraint(fields=('organization', 'plan', 'number'), name='plan_version_once'),
-        ),
-        migrations.AddConstraint(
-            model_name='planversion',
-            constraint=models.CheckConstraint(condition=models.Q(('state', 'draft'), ('activated_at__isnull', False), _connector='OR'), name='plan_version_activated_at'),
-        ),
-        migrations.AddConstraint(
-            model_name='price',
-            constraint=models.UniqueConstraint(fields=('organization', 'version', 'position'), name='price_position_once'),
-        ),
-        migrations.AddConstraint(
-            model_name='price',
-            constraint=models.CheckConstraint(condition=models.Q(('amount__isnull', True), ('amount__gte', 0), _connector='OR'), name='price_amount_not_negative'),
-        ),
-        migrations.AddConstraint(
-            model_name='price',
-            constraint=models.CheckConstraint(condition=models.Q(('included_quantity__gte', 0)), name='price_included_quantity_not_negative'),
-        ),
-        migrations.AddIndex(
-            model_name='subscription',
-            index=models.Index(fields=['organization', 'customer', 'id'], name='subscription_of_customer'),
-        ),
-        migrations.AddConstraint(
-            model_name='subscription',
-            constraint=models.UniqueConstraint(condition=models.Q(('idempotency_key', ''), _negated=True), fields=('organization', 'idempotency_key'), name='subscription_key_once'),
-        ),
-        migrations.AddConstraint(
-            model_name='subscription',
-            constraint=models.CheckConstraint(condition=models.Q(('anchor_day__range', (1, 31))), name='subscription_anchor_1_to_31'),
-        ),
-        migrations.AddConstraint(
-            model_name='subscription',
-            constraint=models.CheckConstraint(condition=models.Q(('ends_at__isnull', True), ('ends_at__gte', models.F('starts_at')), _connector='OR'), name='subscription_ends_after_start'),
-        ),
-        migrations.AddConstraint(
-            model_name='subscription',
-            constraint=models.CheckConstraint(condition=models.Q(('trial_ends_at__isnull', True), ('trial_ends_at__gt', models.F('starts_at')), _connector='OR'), name='subscription_trial_after_start'),
-        ),
-        migrations.AddConstraint(
-            model_name='subscriptionphase',
-            constraint=models.UniqueConstraint(fields=('organization', 'subscription', 'starts_at'), name='subscription_phase_once'),
+            options={
+                'constraints': [
+                    models.UniqueConstraint(fields=('organization', 'subscription', 'starts_at'), name='subscription_phase_once'),
+                ],
+            },
         ),
     ]

@@ -45,6 +45,17 @@ class Migration(migrations.Migration):
                 ('organization', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='accounts.organization')),
                 ('subscription', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='periods', to='billing.subscription')),
             ],
+            options={
+                'indexes': [
+                    models.Index(condition=models.Q(('state', 'finalised'), _negated=True), fields=['organization', 'state', 'ends_at'], name='billing_period_due'),
+                    models.Index(fields=['organization', 'ends_at'], name='billing_period_by_end'),
+                ],
+                'constraints': [
+                    models.UniqueConstraint(fields=('organization', 'subscription', 'starts_at'), name='billing_period_once'),
+                    models.CheckConstraint(condition=models.Q(('ends_at__gt', models.F('starts_at'))), name='billing_period_not_empty'),
+                    models.CheckConstraint(condition=models.Q(('state', 'open'), ('grace_ends_at__isnull', False), _connector='OR'), name='billing_period_grace_known'),
+                ],
+            },
         ),
         migrations.CreateModel(
             name='BillingProfile',
@@ -60,6 +71,11 @@ class Migration(migrations.Migration):
                 ('customer', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, related_name='billing_profile', to='accounts.customer')),
                 ('organization', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='accounts.organization')),
             ],
+            options={
+                'constraints': [
+                    models.UniqueConstraint(fields=('organization', 'customer'), name='billing_profile_once'),
+                ],
+            },
         ),
         migrations.CreateModel(
             name='BillingSettings',
@@ -95,6 +111,15 @@ class Migration(migrations.Migration):
                 ('organization', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='accounts.organization')),
                 ('subscription', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, related_name='budget', to='billing.subscription')),
             ],
+            options={
+                'indexes': [
+                    models.Index(fields=['organization', 'evaluated_at'], name='budget_next'),
+                ],
+                'constraints': [
+                    models.UniqueConstraint(fields=('organization', 'subscription'), name='budget_once'),
+                    models.CheckConstraint(condition=models.Q(('amount_minor__gt', 0)), name='budget_positive'),
+                ],
+            },
         ),
         migrations.CreateModel(
             name='BudgetCrossing',
@@ -110,6 +135,14 @@ class Migration(migrations.Migration):
                 ('budget', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='crossings', to='billing.budget')),
                 ('organization', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='accounts.organization')),
             ],
+            options={
+                'indexes': [
+                    models.Index(condition=models.Q(('mail_due_at__isnull', False)), fields=['organization', 'mail_due_at'], name='budget_crossing_to_mail'),
+                ],
+                'constraints': [
+                    models.UniqueConstraint(fields=('organization', 'budget', 'period_start', 'level'), name='budget_crossing_once'),
+                ],
+            },
         ),
         migrations.CreateModel(
             name='Commitment',
@@ -125,6 +158,13 @@ class Migration(migrations.Migration):
                 ('organization', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='accounts.organization')),
                 ('subscription', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='commitments', to='billing.subscription')),
             ],
+            options={
+                'constraints': [
+                    models.UniqueConstraint(fields=('organization', 'subscription', 'starts_at'), name='commitment_once'),
+                    models.CheckConstraint(condition=models.Q(('amount_minor__gt', 0)), name='commitment_positive'),
+                    models.CheckConstraint(condition=models.Q(('period_count__range', (1, 120))), name='commitment_up_to_120_periods'),
+                ],
+            },
         ),
         migrations.CreateModel(
             name='Invoice',
@@ -158,6 +198,21 @@ class Migration(migrations.Migration):
                 ('period', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='invoices', to='billing.billingperiod')),
                 ('subscription', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='invoices', to='billing.subscription')),
             ],
+            options={
+                'indexes': [
+                    models.Index(fields=['organization', '-id'], name='invoice_newest'),
+                    models.Index(fields=['organization', 'customer', '-id'], name='invoice_of_customer'),
+                    models.Index(fields=['organization', 'issued_at'], name='invoice_by_issue'),
+                ],
+                'constraints': [
+                    models.UniqueConstraint(condition=models.Q(('state', 'void'), _negated=True), fields=('organization', 'subscription', 'period', 'kind', 'sequence'), name='invoice_once'),
+                    models.UniqueConstraint(condition=models.Q(('number', ''), _negated=True), fields=('organization', 'number'), name='invoice_number_once'),
+                    models.CheckConstraint(condition=models.Q(models.Q(('kind', 'period'), _negated=True), ('sequence', 0), _connector='OR'), name='invoice_one_per_period'),
+                    models.CheckConstraint(condition=models.Q(models.Q(('issued_at__isnull', True), ('number', ''), ('state', 'draft')), models.Q(models.Q(('state', 'draft'), _negated=True), models.Q(('number', ''), _negated=True), ('issued_at__isnull', False)), _connector='OR'), name='invoice_finalised_has_number'),
+                    models.CheckConstraint(condition=models.Q(('total_minor', django.db.models.expressions.CombinedExpression(models.F('subtotal_minor'), '+', models.F('tax_minor')))), name='invoice_total_is_the_sum'),
+                    models.CheckConstraint(condition=models.Q(('credits_minor__gte', 0), ('due_minor__gte', 0)), name='invoice_due_not_negative'),
+                ],
+            },
         ),
         migrations.CreateModel(
             name='CreditGrant',
@@ -177,6 +232,17 @@ class Migration(migrations.Migration):
                 ('organization', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='accounts.organization')),
                 ('source_invoice', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.CASCADE, related_name='+', to='billing.invoice')),
             ],
+            options={
+                'indexes': [
+                    models.Index(fields=['organization', 'customer', 'id'], name='credit_grant_of_customer'),
+                ],
+                'constraints': [
+                    models.CheckConstraint(condition=models.Q(('amount_minor__gt', 0)), name='credit_grant_positive'),
+                    models.CheckConstraint(condition=models.Q(('expires_at__isnull', True), ('expires_at__gt', models.F('effective_at')), _connector='OR'), name='credit_grant_expires_after_start'),
+                    models.UniqueConstraint(condition=models.Q(('idempotency_key', ''), _negated=True), fields=('organization', 'idempotency_key'), name='credit_grant_key_once'),
+                    models.UniqueConstraint(condition=models.Q(('source_invoice__isnull', False)), fields=('organization', 'source_invoice'), name='credit_grant_of_invoice_once'),
+                ],
+            },
         ),
         migrations.CreateModel(
             name='CreditEntry',
@@ -190,6 +256,14 @@ class Migration(migrations.Migration):
                 ('grant', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='entries', to='billing.creditgrant')),
                 ('invoice', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.CASCADE, related_name='credit_entries', to='billing.invoice')),
             ],
+            options={
+                'indexes': [
+                    models.Index(fields=['organization', 'customer', 'id'], name='credit_entry_of_customer'),
+                ],
+                'constraints': [
+                    models.UniqueConstraint(condition=models.Q(('kind', 'expired'), _negated=True), fields=('organization', 'grant', 'kind', 'invoice'), name='credit_entry_once', nulls_distinct=False),
+                ],
+            },
         ),
         migrations.CreateModel(
             name='InvoiceLine',
@@ -211,6 +285,14 @@ class Migration(migrations.Migration):
                 ('period', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='billing.billingperiod')),
                 ('price', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.RESTRICT, related_name='+', to='billing.price')),
             ],
+            options={
+                'indexes': [
+                    models.Index(fields=['organization', 'period'], name='invoice_line_of_period'),
+                ],
+                'constraints': [
+                    models.UniqueConstraint(fields=('organization', 'invoice', 'position'), name='invoice_line_once'),
+                ],
+            },
         ),
         migrations.CreateModel(
             name='InvoiceRun',
@@ -226,6 +308,11 @@ class Migration(migrations.Migration):
                 ('finished_at', models.DateTimeField(blank=True, null=True)),
                 ('organization', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='accounts.organization')),
             ],
+            options={
+                'indexes': [
+                    models.Index(fields=['organization', '-id'], name='invoice_run_newest'),
+                ],
+            },
         ),
         migrations.CreateModel(
             name='Notice',
@@ -236,6 +323,11 @@ class Migration(migrations.Migration):
                 ('created_at', models.DateTimeField(default=django.utils.timezone.now)),
                 ('organization', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='accounts.organization')),
             ],
+            options={
+                'indexes': [
+                    models.Index(fields=['organization', 'id'], name='notice_in_order'),
+                ],
+            },
         ),
         migrations.CreateModel(
             name='NumberSeries',
@@ -245,6 +337,11 @@ class Migration(migrations.Migration):
                 ('last_serial', models.BigIntegerField(default=0)),
                 ('organization', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='accounts.organization')),
             ],
+            options={
+                'constraints': [
+                    models.UniqueConstraint(fields=('organization', 'prefix'), name='number_series_once'),
+                ],
+            },
         ),
         migrations.CreateModel(
             name='StripeEvent',
@@ -260,6 +357,13 @@ class Migration(migrations.Migration):
                 ('handled_at', models.DateTimeField(blank=True, null=True)),
                 ('organization', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.CASCADE, related_name='+', to='accounts.organization')),
             ],
+            options={
+                'indexes': [
+                    models.Index(condition=models.Q(('state__in', ('received', 'failed'))), fields=['id'], name='stripe_event_to_be_handled'),
+                    models.Index(fields=['received_at'], name='stripe_event_by_age'),
+                    models.Index(fields=['organization', '-id'], name='stripe_event_newest'),
+                ],
+            },
         ),
         migrations.CreateModel(
             name='StripeInvoice',
@@ -279,6 +383,14 @@ class Migration(migrations.Migration):
                 ('invoice', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, related_name='stripe_invoice', to='billing.invoice')),
                 ('organization', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='accounts.organization')),
             ],
+            options={
+                'indexes': [
+                    models.Index(condition=models.Q(('state__in', (billing.domain.reporting.ReportState['PENDING'], billing.domain.reporting.ReportState['SENDING'], billing.domain.reporting.ReportState['UNKNOWN']))), fields=['organization', 'next_attempt_at', 'id'], name='stripe_invoice_due'),
+                ],
+                'constraints': [
+                    models.UniqueConstraint(condition=models.Q(('stripe_invoice_id', ''), _negated=True), fields=('organization', 'stripe_invoice_id'), name='stripe_invoice_id_once'),
+                ],
+            },
         ),
         migrations.CreateModel(
             name='SubscriptionPause',
@@ -290,6 +402,15 @@ class Migration(migrations.Migration):
                 ('organization', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='accounts.organization')),
                 ('subscription', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='pauses', to='billing.subscription')),
             ],
+            options={
+                'indexes': [
+                    models.Index(fields=['organization', 'subscription', 'starts_at'], name='pause_of_subscription'),
+                ],
+                'constraints': [
+                    models.UniqueConstraint(condition=models.Q(('ends_at__isnull', True)), fields=('organization', 'subscription'), name='pause_open_once'),
+                    models.CheckConstraint(condition=models.Q(('ends_at__isnull', True), ('ends_at__gt', models.F('starts_at')), _connector='OR'), name='pause_ends_after_start'),
+                ],
+            },
         ),
         migrations.CreateModel(
             name='TaxRate',
@@ -306,6 +427,12 @@ class Migration(migrations.Migration):
                 ('archived_at', models.DateTimeField(blank=True, null=True)),
                 ('organization', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='accounts.organization')),
             ],
+            options={
+                'constraints': [
+                    models.UniqueConstraint(condition=models.Q(('archived_at__isnull', True)), fields=('organization', 'code'), name='tax_rate_live_code_once'),
+                    models.CheckConstraint(condition=models.Q(('percent__range', (0, 100))), name='tax_rate_0_to_100_percent'),
+                ],
+            },
         ),
         migrations.CreateModel(
             name='UsageCheck',
@@ -322,193 +449,13 @@ class Migration(migrations.Migration):
                 ('organization', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='accounts.organization')),
                 ('period', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='checks', to='billing.billingperiod')),
             ],
-        ),
-        migrations.AddIndex(
-            model_name='billingperiod',
-            index=models.Index(condition=models.Q(('state', 'finalised'), _negated=True), fields=['organization', 'state', 'ends_at'], name='billing_period_due'),
-        ),
-        migrations.AddIndex(
-            model_name='billingperiod',
-            index=models.Index(fields=['organization', 'ends_at'], name='billing_period_by_end'),
-        ),
-        migrations.AddConstraint(
-            model_name='billingperiod',
-            constraint=models.UniqueConstraint(fields=('organization', 'subscription', 'starts_at'), name='billing_period_once'),
-        ),
-        migrations.AddConstraint(
-            model_name='billingperiod',
-            constraint=models.CheckConstraint(condition=models.Q(('ends_at__gt', models.F('starts_at'))), name='billing_period_not_empty'),
-        ),
-        migrations.AddConstraint(
-            model_name='billingperiod',
-            constraint=models.CheckConstraint(condition=models.Q(('state', 'open'), ('grace_ends_at__isnull', False), _connector='OR'), name='billing_period_grace_known'),
-        ),
-        migrations.AddConstraint(
-            model_name='billingprofile',
-            constraint=models.UniqueConstraint(fields=('organization', 'customer'), name='billing_profile_once'),
-        ),
-        migrations.AddIndex(
-            model_name='budget',
-            index=models.Index(fields=['organization', 'evaluated_at'], name='budget_next'),
-        ),
-        migrations.AddConstraint(
-            model_name='budget',
-            constraint=models.UniqueConstraint(fields=('organization', 'subscription'), name='budget_once'),
-        ),
-        migrations.AddConstraint(
-            model_name='budget',
-            constraint=models.CheckConstraint(condition=models.Q(('amount_minor__gt', 0)), name='budget_positive'),
-        ),
-        migrations.AddIndex(
-            model_name='budgetcrossing',
-            index=models.Index(condition=models.Q(('mail_due_at__isnull', False)), fields=['organization', 'mail_due_at'], name='budget_crossing_to_mail'),
-        ),
-        migrations.AddConstraint(
-            model_name='budgetcrossing',
-            constraint=models.UniqueConstraint(fields=('organization', 'budget', 'period_start', 'level'), name='budget_crossing_once'),
-        ),
-        migrations.AddConstraint(
-            model_name='commitment',
-            constraint=models.UniqueConstraint(fields=('organization', 'subscription', 'starts_at'), name='commitment_once'),
-        ),
-        migrations.AddConstraint(
-            model_name='commitment',
-            constraint=models.CheckConstraint(condition=models.Q(('amount_minor__gt', 0)), name='commitment_positive'),
-        ),
-        migrations.AddConstraint(
-            model_name='commitment',
-            constraint=models.CheckConstraint(condition=models.Q(('period_count__range', (1, 120))), name='commitment_up_to_120_periods'),
-        ),
-        migrations.AddIndex(
-            model_name='invoice',
-            index=models.Index(fields=['organization', '-id'], name='invoice_newest'),
-        ),
-        migrations.AddIndex(
-            model_name='invoice',
-            index=models.Index(fields=['organization', 'customer', '-id'], name='invoice_of_customer'),
-        ),
-        migrations.AddIndex(
-            model_name='invoice',
-            index=models.Index(fields=['organization', 'issued_at'], name='invoice_by_issue'),
-        ),
-        migrations.AddConstraint(
-            model_name='invoice',
-            constraint=models.UniqueConstraint(condition=models.Q(('state', 'void'), _negated=True), fields=('organization', 'subscription', 'period', 'kind', 'sequence'), name='invoice_once'),
-        ),
-        migrations.AddConstraint(
-            model_name='invoice',
-            constraint=models.UniqueConstraint(condition=models.Q(('number', ''), _negated=True), fields=('organization', 'number'), name='invoice_number_once'),
-        ),
-        migrations.AddConstraint(
-            model_name='invoice',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('kind', 'period'), _negated=True), ('sequence', 0), _connector='OR'), name='invoice_one_per_period'),
-        ),
-        migrations.AddConstraint(
-            model_name='invoice',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('issued_at__isnull', True), ('number', ''), ('state', 'draft')), models.Q(models.Q(('state', 'draft'), _negated=True), models.Q(('number', ''), _negated=True), ('issued_at__isnull', False)), _connector='OR'), name='invoice_finalised_has_number'),
-        ),
-        migrations.AddConstraint(
-            model_name='invoice',
-            constraint=models.CheckConstraint(condition=models.Q(('total_minor', django.db.models.expressions.CombinedExpression(models.F('subtotal_minor'), '+', models.F('tax_minor')))), name='invoice_total_is_the_sum'),
-        ),
-        migrations.AddConstraint(
-            model_name='invoice',
-            constraint=models.CheckConstraint(condition=models.Q(('credits_minor__gte', 0), ('due_minor__gte', 0)), name='invoice_due_not_negative'),
-        ),
-        migrations.AddIndex(
-            model_name='creditgrant',
-            index=models.Index(fields=['organization', 'customer', 'id'], name='credit_grant_of_customer'),
-        ),
-        migrations.AddConstraint(
-            model_name='creditgrant',
-            constraint=models.CheckConstraint(condition=models.Q(('amount_minor__gt', 0)), name='credit_grant_positive'),
-        ),
-        migrations.AddConstraint(
-            model_name='creditgrant',
-            constraint=models.CheckConstraint(condition=models.Q(('expires_at__isnull', True), ('expires_at__gt', models.F('effective_at')), _connector='OR'), name='credit_grant_expires_after_start'),
-        ),
-        migrations.AddConstraint(
-            model_name='creditgrant',
-            constraint=models.UniqueConstraint(condition=models.Q(('idempotency_key', ''), _negated=True), fields=('organization', 'idempotency_key'), name='credit_grant_key_once'),
-        ),
-        migrations.AddConstraint(
-            model_name='creditgrant',
-            constraint=models.UniqueConstraint(condition=models.Q(('source_invoice__isnull', False)), fields=('organization', 'source_invoice'), name='credit_grant_of_invoice_once'),
-        ),
-        migrations.AddIndex(
-            model_name='creditentry',
-            index=models.Index(fields=['organization', 'customer', 'id'], name='credit_entry_of_customer'),
-        ),
-        migrations.AddConstraint(
-            model_name='creditentry',
-            constraint=models.UniqueConstraint(condition=models.Q(('kind', 'expired'), _negated=True), fields=('organization', 'grant', 'kind', 'invoice'), name='credit_entry_once', nulls_distinct=False),
-        ),
-        migrations.AddIndex(
-            model_name='invoiceline',
-            index=models.Index(fields=['organization', 'period'], name='invoice_line_of_period'),
-        ),
-        migrations.AddConstraint(
-            model_name='invoiceline',
-            constraint=models.UniqueConstraint(fields=('organization', 'invoice', 'position'), name='invoice_line_once'),
-        ),
-        migrations.AddIndex(
-            model_name='invoicerun',
-            index=models.Index(fields=['organization', '-id'], name='invoice_run_newest'),
-        ),
-        migrations.AddIndex(
-            model_name='notice',
-            index=models.Index(fields=['organization', 'id'], name='notice_in_order'),
-        ),
-        migrations.AddConstraint(
-            model_name='numberseries',
-            constraint=models.UniqueConstraint(fields=('organization', 'prefix'), name='number_series_once'),
-        ),
-        migrations.AddIndex(
-            model_name='stripeevent',
-            index=models.Index(condition=models.Q(('state__in', ('received', 'failed'))), fields=['id'], name='stripe_event_to_be_handled'),
-        ),
-        migrations.AddIndex(
-            model_name='stripeevent',
-            index=models.Index(fields=['received_at'], name='stripe_event_by_age'),
-        ),
-        migrations.AddIndex(
-            model_name='stripeevent',
-            index=models.Index(fields=['organization', '-id'], name='stripe_event_newest'),
-        ),
-        migrations.AddIndex(
-            model_name='stripeinvoice',
-            index=models.Index(condition=models.Q(('state__in', (billing.domain.reporting.ReportState['PENDING'], billing.domain.reporting.ReportState['SENDING'], billing.domain.reporting.ReportState['UNKNOWN']))), fields=['organization', 'next_attempt_at', 'id'], name='stripe_invoice_due'),
-        ),
-        migrations.AddConstraint(
-            model_name='stripeinvoice',
-            constraint=models.UniqueConstraint(condition=models.Q(('stripe_invoice_id', ''), _negated=True), fields=('organization', 'stripe_invoice_id'), name='stripe_invoice_id_once'),
-        ),
-        migrations.AddIndex(
-            model_name='subscriptionpause',
-            index=models.Index(fields=['organization', 'subscription', 'starts_at'], name='pause_of_subscription'),
-        ),
-        migrations.AddConstraint(
-            model_name='subscriptionpause',
-            constraint=models.UniqueConstraint(condition=models.Q(('ends_at__isnull', True)), fields=('organization', 'subscription'), name='pause_open_once'),
-        ),
-        migrations.AddConstraint(
-            model_name='subscriptionpause',
-            constraint=models.CheckConstraint(condition=models.Q(('ends_at__isnull', True), ('ends_at__gt', models.F('starts_at')), _connector='OR'), name='pause_ends_after_start'),
-        ),
-        migrations.AddConstraint(
-            model_name='taxrate',
-            constraint=models.UniqueConstraint(condition=models.Q(('archived_at__isnull', True)), fields=('organization', 'code'), name='tax_rate_live_code_once'),
-        ),
-        migrations.AddConstraint(
-            model_name='taxrate',
-            constraint=models.CheckConstraint(condition=models.Q(('percent__range', (0, 100))), name='tax_rate_0_to_100_percent'),
-        ),
-        migrations.AddIndex(
-            model_name='usagecheck',
-            index=models.Index(condition=models.Q(('agrees', False)), fields=['organization', 'period'], name='usage_check_differs'),
-        ),
-        migrations.AddConstraint(
-            model_name='usagecheck',
-            constraint=models.UniqueConstraint(fields=('organization', 'period', 'metric'), name='usage_check_once'),
+            options={
+                'indexes': [
+                    models.Index(condition=models.Q(('agrees', False)), fields=['organization', 'period'], name='usage_check_differs'),
+                ],
+                'constraints': [
+                    models.UniqueConstraint(fields=('organization', 'period', 'metric'), name='usage_check_once'),
+                ],
+            },
         ),
     ]

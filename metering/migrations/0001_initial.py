@@ -45,6 +45,11 @@ class Migration(migrations.Migration):
                 ('created_at', models.DateTimeField(default=django.utils.timezone.now)),
                 ('organization', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='feeds', to='accounts.organization')),
             ],
+            options={
+                'constraints': [
+                    models.UniqueConstraint(fields=('organization', 'event_type', 'metric_ids'), name='feed_once'),
+                ],
+            },
         ),
         migrations.CreateModel(
             name='Event',
@@ -63,6 +68,13 @@ class Migration(migrations.Migration):
                 ('organization', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.DO_NOTHING, related_name='+', to='accounts.organization')),
                 ('feed', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.DO_NOTHING, related_name='+', to='metering.feed')),
             ],
+            options={
+                'indexes': [
+                    models.Index(fields=['organization', 'offset'], name='event_by_offset'),
+                    models.Index(fields=['organization', 'customer', 'occurred_at'], name='event_by_customer_time'),
+                    models.Index(fields=['organization', 'occurred_at'], name='event_by_time'),
+                ],
+            },
         ),
         migrations.CreateModel(
             name='InboxEvent',
@@ -78,6 +90,14 @@ class Migration(migrations.Migration):
                 ('settled_at', models.DateTimeField(blank=True, null=True)),
                 ('organization', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='inbox_events', to='accounts.organization')),
             ],
+            options={
+                'indexes': [
+                    models.Index(fields=['organization', 'state', 'event_type'], name='inbox_waiting_by_type'),
+                ],
+                'constraints': [
+                    models.UniqueConstraint(fields=('organization', 'idempotency_key', 'code'), name='inbox_event_once'),
+                ],
+            },
         ),
         migrations.CreateModel(
             name='IngestBatch',
@@ -91,6 +111,11 @@ class Migration(migrations.Migration):
                 ('rolled_at', models.DateTimeField(null=True)),
                 ('organization', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.DO_NOTHING, related_name='+', to='accounts.organization')),
             ],
+            options={
+                'indexes': [
+                    models.Index(condition=models.Q(('state', 0)), fields=['organization', 'id'], name='batch_pending'),
+                ],
+            },
         ),
         migrations.CreateModel(
             name='Member',
@@ -101,6 +126,11 @@ class Migration(migrations.Migration):
                 ('number', models.BigIntegerField()),
                 ('organization', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.DO_NOTHING, related_name='+', to='accounts.organization')),
             ],
+            options={
+                'constraints': [
+                    models.UniqueConstraint(condition=models.Q(('number__gte', 0)), fields=('organization', 'metric_id', 'number'), name='member_number_once'),
+                ],
+            },
         ),
         migrations.CreateModel(
             name='MemberSet',
@@ -138,6 +168,12 @@ class Migration(migrations.Migration):
                 ('archived_at', models.DateTimeField(blank=True, null=True)),
                 ('organization', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='metrics', to='accounts.organization')),
             ],
+            options={
+                'constraints': [
+                    models.UniqueConstraint(fields=('organization', 'code'), name='metric_code_once'),
+                    models.CheckConstraint(condition=models.Q(('billing_cycle_day__range', (1, 28))), name='metric_cycle_day_1_to_28'),
+                ],
+            },
         ),
         migrations.CreateModel(
             name='RollupDay',
@@ -207,49 +243,10 @@ class Migration(migrations.Migration):
                 ('metric', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.DO_NOTHING, related_name='+', to='metering.metric')),
                 ('organization', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.DO_NOTHING, related_name='+', to='accounts.organization')),
             ],
-        ),
-        migrations.AddConstraint(
-            model_name='feed',
-            constraint=models.UniqueConstraint(fields=('organization', 'event_type', 'metric_ids'), name='feed_once'),
-        ),
-        migrations.AddIndex(
-            model_name='event',
-            index=models.Index(fields=['organization', 'offset'], name='event_by_offset'),
-        ),
-        migrations.AddIndex(
-            model_name='event',
-            index=models.Index(fields=['organization', 'customer', 'occurred_at'], name='event_by_customer_time'),
-        ),
-        migrations.AddIndex(
-            model_name='event',
-            index=models.Index(fields=['organization', 'occurred_at'], name='event_by_time'),
-        ),
-        migrations.AddIndex(
-            model_name='inboxevent',
-            index=models.Index(fields=['organization', 'state', 'event_type'], name='inbox_waiting_by_type'),
-        ),
-        migrations.AddConstraint(
-            model_name='inboxevent',
-            constraint=models.UniqueConstraint(fields=('organization', 'idempotency_key', 'code'), name='inbox_event_once'),
-        ),
-        migrations.AddIndex(
-            model_name='ingestbatch',
-            index=models.Index(condition=models.Q(('state', 0)), fields=['organization', 'id'], name='batch_pending'),
-        ),
-        migrations.AddConstraint(
-            model_name='member',
-            constraint=models.UniqueConstraint(condition=models.Q(('number__gte', 0)), fields=('organization', 'metric_id', 'number'), name='member_number_once'),
-        ),
-        migrations.AddConstraint(
-            model_name='metric',
-            constraint=models.UniqueConstraint(fields=('organization', 'code'), name='metric_code_once'),
-        ),
-        migrations.AddConstraint(
-            model_name='metric',
-            constraint=models.CheckConstraint(condition=models.Q(('billing_cycle_day__range', (1, 28))), name='metric_cycle_day_1_to_28'),
-        ),
-        migrations.AddConstraint(
-            model_name='series',
-            constraint=models.UniqueConstraint(fields=('organization', 'metric', 'customer', 'dimensions_key'), name='series_once'),
+            options={
+                'constraints': [
+                    models.UniqueConstraint(fields=('organization', 'metric', 'customer', 'dimensions_key'), name='series_once'),
+                ],
+            },
         ),
     ]

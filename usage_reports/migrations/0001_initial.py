@@ -40,6 +40,14 @@ class Migration(migrations.Migration):
                 ('metric', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='metering.metric')),
                 ('organization', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='usage_reports', to='accounts.organization')),
             ],
+            options={
+                'indexes': [
+                    models.Index(fields=['organization', '-id'], name='report_newest_first'),
+                ],
+                'constraints': [
+                    models.CheckConstraint(condition=models.Q(('day_of_month__range', (1, 31)), ('hour__range', (0, 23)), ('weekday__range', (0, 6))), name='report_schedule_in_calendar'),
+                ],
+            },
         ),
         migrations.CreateModel(
             name='ReportOptOut',
@@ -50,6 +58,11 @@ class Migration(migrations.Migration):
                 ('organization', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='accounts.organization')),
                 ('report', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='opt_outs', to='usage_reports.report')),
             ],
+            options={
+                'constraints': [
+                    models.UniqueConstraint(fields=('organization', 'report', 'email'), name='report_opt_out_once'),
+                ],
+            },
         ),
         migrations.CreateModel(
             name='ReportRecipient',
@@ -60,6 +73,11 @@ class Migration(migrations.Migration):
                 ('organization', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='accounts.organization')),
                 ('report', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='recipients', to='usage_reports.report')),
             ],
+            options={
+                'constraints': [
+                    models.UniqueConstraint(fields=('organization', 'report', 'email'), name='report_recipient_once'),
+                ],
+            },
         ),
         migrations.CreateModel(
             name='ReportRun',
@@ -81,6 +99,15 @@ class Migration(migrations.Migration):
                 ('organization', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='accounts.organization')),
                 ('report', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='runs', to='usage_reports.report')),
             ],
+            options={
+                'indexes': [
+                    models.Index(condition=models.Q(('state', 'pending')), fields=['organization', 'next_attempt_at'], name='report_run_pending'),
+                    models.Index(fields=['organization', 'report', '-id'], name='report_run_of_report'),
+                ],
+                'constraints': [
+                    models.UniqueConstraint(fields=('organization', 'report', 'due_at'), name='report_run_once'),
+                ],
+            },
         ),
         migrations.CreateModel(
             name='ReportDelivery',
@@ -93,38 +120,9 @@ class Migration(migrations.Migration):
             ],
             options={
                 'verbose_name_plural': 'report deliveries',
+                'constraints': [
+                    models.UniqueConstraint(fields=('organization', 'run', 'email'), name='report_delivery_once'),
+                ],
             },
-        ),
-        migrations.AddIndex(
-            model_name='report',
-            index=models.Index(fields=['organization', '-id'], name='report_newest_first'),
-        ),
-        migrations.AddConstraint(
-            model_name='report',
-            constraint=models.CheckConstraint(condition=models.Q(('day_of_month__range', (1, 31)), ('hour__range', (0, 23)), ('weekday__range', (0, 6))), name='report_schedule_in_calendar'),
-        ),
-        migrations.AddConstraint(
-            model_name='reportoptout',
-            constraint=models.UniqueConstraint(fields=('organization', 'report', 'email'), name='report_opt_out_once'),
-        ),
-        migrations.AddConstraint(
-            model_name='reportrecipient',
-            constraint=models.UniqueConstraint(fields=('organization', 'report', 'email'), name='report_recipient_once'),
-        ),
-        migrations.AddIndex(
-            model_name='reportrun',
-            index=models.Index(condition=models.Q(('state', 'pending')), fields=['organization', 'next_attempt_at'], name='report_run_pending'),
-        ),
-        migrations.AddIndex(
-            model_name='reportrun',
-            index=models.Index(fields=['organization', 'report', '-id'], name='report_run_of_report'),
-        ),
-        migrations.AddConstraint(
-            model_name='reportrun',
-            constraint=models.UniqueConstraint(fields=('organization', 'report', 'due_at'), name='report_run_once'),
-        ),
-        migrations.AddConstraint(
-            model_name='reportdelivery',
-            constraint=models.UniqueConstraint(fields=('organization', 'run', 'email'), name='report_delivery_once'),
         ),
     ]
