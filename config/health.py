@@ -1,7 +1,7 @@
 """Liveness, readiness and metrics: what an operator's machinery asks.
 
 `/health/live` tells that this process answers. `/health/ready` tells whether requests can succeed (database and
-Redis: 503 if not) and whether the background keeps up (worker, rollup lag: reported, since reads stay exact
+Redis: 503 if not) and whether the background keeps up (workers, rollup lag: reported, since reads stay exact
 without it). `/metrics` is Prometheus text over all processes of this installation.
 """
 
@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from django.db import DatabaseError, connection
@@ -21,6 +22,7 @@ from redis.exceptions import RedisError
 
 from common.redis import redis_client
 from config.heartbeat import seconds_since_heartbeat
+from config.queues import QUICK_QUEUE, SLOW_QUEUE
 
 WORKER_SILENCE_SECONDS = 15
 # Beyond this the rollups no longer keep up; reads stay exact, but slow down with the tail.
@@ -55,12 +57,15 @@ def live(request: HttpRequest) -> JsonResponse:
 @require_safe
 def ready(request: HttpRequest) -> JsonResponse:
     """Answer 200 `ok`, 200 `degraded` (only the background is behind) or 503 `unavailable`; each check says why."""
-    checks = {"database": _ask(_check_database), "redis": _ask(_check_redis), "worker": _ask(_check_worker)}
+    checks = {"database": _ask(_check_database), "redis": _ask(_check_redis)}
+    checks["worker"] = _ask(partial(_check_worker, QUICK_QUEUE))
+    checks["slow_worker"] = _ask(partial(_check_worker, SLOW_QUEUE))
     lag = checks["rollup"] = _ask(_check_rollup) if checks["database"]["ok"] else {"ok": False}
     if not (checks["database"]["ok"] and checks["redis"]["ok"]):
         status = "unavailable"
     else:
-        status = "ok" if checks["worker"]["ok"] and lag["ok"] else "degraded"
+        is_keeping_up = checks["worker"]["ok"] and checks["slow_worker"]["ok"] and lag["ok"]
+        status = "ok" if is_keeping_up else "degraded"
     answer = JsonResponse({"status": status, "checks": checks}, status=503 if status == "unavailable" else 200)
     answer.headers["Cache-Control"] = "no-store"
     return answer
@@ -116,8 +121,8 @@ def _check_redis() -> dict[str, Any]:
     return {"ok": bool(redis_client().ping())}
 
 
-def _check_worker() -> dict[str, Any]:
-    silence = seconds_since_heartbeat(redis_client(), now=time.time())
+def _check_worker(queue: str) -> dict[str, Any]:
+    silence = seconds_since_heartbeat(redis_client(), queue=queue, now=time.time())
     if silence is None:
         return {"ok": False, "last_seen_seconds": None}
     return {"ok": silence < WORKER_SILENCE_SECONDS, "last_seen_seconds": round(silence, 1)}

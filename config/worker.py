@@ -24,6 +24,7 @@ from config.heartbeat import record_heartbeat
 
 logger = structlog.get_logger("meterbook.task")
 _started: dict[str, float] = {}
+_queues: set[str] = set()
 
 # As root in a container is usual; Celery's danger there is pickled messages, and ours are JSON.
 warnings.filterwarnings("ignore", category=SecurityWarning)
@@ -37,6 +38,11 @@ def set_up_logging(**_: Any) -> None:
     logging.config.dictConfig(settings.LOGGING)
 
 
+@signals.celeryd_after_setup.connect
+def note_queues(instance: Any, **_: Any) -> None:
+    _queues.update(instance.app.amqp.queues.consume_from)
+
+
 @signals.worker_ready.connect
 def freeze_long_lived_objects(**_: Any) -> None:
     gc.collect()
@@ -46,7 +52,7 @@ def freeze_long_lived_objects(**_: Any) -> None:
 @signals.heartbeat_sent.connect
 def note_heartbeat(**_: Any) -> None:
     try:
-        record_heartbeat(redis_client(), now=time.time())
+        record_heartbeat(redis_client(), queues=_queues, now=time.time())
     except redis.RedisError as error:
         # Readiness reports the silence; the next beat comes in two seconds.
         logger.debug("heartbeat not recorded", error=type(error).__name__)

@@ -15,7 +15,9 @@ from django.test import Client
 
 from accounts.models import Organization, Role, User
 from accounts.services import IssuedKey
+from common.redis import redis_client
 from config.celery import app as celery_app
+from metering.services.queue import STREAM
 from tests import factories, quick_flush
 
 quick_flush.install()
@@ -94,13 +96,20 @@ def other_api_key(other_org: Organization) -> IssuedKey:
     return factories.make_api_key(organization=other_org)
 
 
+class ApiClient(Client):
+    """Posts JSON unless it is told otherwise: of the form that a `Client` posts even an empty one has a body."""
+
+    def post(self, path: str, data: Any = None, content_type: str = "application/json", **options: Any) -> Any:
+        return super().post(path, data, content_type, **options)
+
+
 @pytest.fixture
 def api_client_for() -> Callable[[IssuedKey | str], Client]:
     """Return a maker of clients that send the given key, and that get a 500 answer instead of the exception."""
 
     def make(key: IssuedKey | str) -> Client:
         text = key if isinstance(key, str) else key.text
-        return Client(raise_request_exception=False, headers={"Authorization": f"Bearer {text}"})
+        return ApiClient(raise_request_exception=False, headers={"Authorization": f"Bearer {text}"})
 
     return make
 
@@ -137,6 +146,14 @@ def chromium_path() -> str:
     if path is None:
         pytest.skip("no browser: install chromium, or set METERBOOK_CHROMIUM to its path")
     return path
+
+
+@pytest.fixture
+def empty_queue() -> Iterator[None]:
+    """No asynchronous events wait, of other tests before, of this one after it."""
+    redis_client().delete(STREAM)
+    yield
+    redis_client().delete(STREAM)
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ def _command(process: psutil.Process) -> str:
     return ""
 
 
-WEB, WORKER, REDIS, POSTGRES = ("granian", "wsgi"), ("celery", " worker"), ("redis-server",), ("postgres", " -D ")
+WEB, WORKER, REDIS, POSTGRES = ("granian", "wsgi"), ("celery", " worker@"), ("redis-server",), ("postgres", " -D ")
 # The four that a round kills most often, and then parts of them, and all at once.
 VICTIMS: dict[str, Choice] = {
     "web": _child(*WEB),

@@ -37,6 +37,8 @@ class Plan:
     web_workers: int
     web_threads: int
     worker_threads: int
+    # 0: the worker does the slow tasks too.
+    slow_worker_threads: int
 
     @property
     def address(self) -> str:
@@ -72,6 +74,7 @@ def read_plan(environment: Mapping[str, str]) -> Plan:
         web_workers=env.integer("METERBOOK_WEB_WORKERS", max(2, min(WEB_WORKERS_LIMIT, _usable_cpus()))),
         web_threads=env.integer("METERBOOK_WEB_THREADS", 4),
         worker_threads=env.integer("METERBOOK_WORKER_THREADS", 4),
+        slow_worker_threads=env.integer("METERBOOK_SLOW_WORKER_THREADS", 4),
     )
 
 

@@ -1,4 +1,4 @@
-"""The commands of our own processes: web, stream, worker, beat, courier, listener, and the two that run once."""
+"""The commands of our own processes: web, stream, workers, beat, courier, listener, and the two that run once."""
 
 import os
 import sys
@@ -10,6 +10,7 @@ from subprocess import Popen
 
 from config.env import BASE_DIR
 from config.processes import spawn
+from config.queues import QUICK_QUEUE, SLOW_QUEUE
 from config.runner.child import Recipe
 from config.runner.plan import Plan
 
@@ -59,13 +60,12 @@ def stream(plan: Plan, environment: Mapping[str, str]) -> Recipe:
 
 
 def worker(plan: Plan, environment: Mapping[str, str]) -> Recipe:
-    command = [
-        *_celery("worker"),
-        *("--pool", "threads", "--concurrency", str(plan.worker_threads)),
-        *("--without-gossip", "--without-mingle"),
-    ]
-    # A task under way may finish; one that does not is rolled back, and run again at the next start.
-    return _recipe("worker", command, environment, grace_seconds=10)
+    queues = (QUICK_QUEUE,) if plan.slow_worker_threads else (QUICK_QUEUE, SLOW_QUEUE)
+    return _worker("worker", queues, plan.worker_threads, environment)
+
+
+def slow_worker(plan: Plan, environment: Mapping[str, str]) -> Recipe:
+    return _worker("slow-worker", (SLOW_QUEUE,), plan.slow_worker_threads, environment)
 
 
 def beat(environment: Mapping[str, str]) -> Recipe:
@@ -97,6 +97,17 @@ def _granian(host: str, port: int, *, interface: str) -> list[str]:
         *(sys.executable, "-m", "granian", "--interface", interface, "--host", host, "--port", str(port)),
         *("--http", "1", "--no-ws", "--respawn-failed-workers", "--log-level", "warning"),
     ]
+
+
+def _worker(name: str, queues: Sequence[str], threads: int, environment: Mapping[str, str]) -> Recipe:
+    command = [
+        *_celery("worker"),
+        *("--hostname", f"{name}@%h", "--queues", ",".join(queues)),
+        *("--pool", "threads", "--concurrency", str(threads)),
+        *("--without-gossip", "--without-mingle"),
+    ]
+    # A task under way may finish; one that does not is rolled back, and run again at the next start.
+    return _recipe(name, command, environment, grace_seconds=10)
 
 
 def _celery(action: str) -> list[str]:

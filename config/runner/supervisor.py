@@ -29,7 +29,19 @@ SAY_AGAIN_SECONDS = 5.0
 # One Ctrl-C may arrive twice: from the terminal, and passed on by `make` or `timeout`.
 ECHO_SECONDS = 1.0
 # Stopped in this order: first what takes requests, last what keeps the data.
-STOP_ORDER = ("demo", "meterbook", "web", "stream", "forward", "beat", "courier", "worker", "redis", "postgres")
+STOP_ORDER = (
+    "demo",
+    "meterbook",
+    "web",
+    "stream",
+    "forward",
+    "beat",
+    "courier",
+    "slow-worker",
+    "worker",
+    "redis",
+    "postgres",
+)
 
 
 @dataclass
@@ -76,6 +88,8 @@ class Supervisor:
         await self._prepare(environment)
         for recipe in (recipes.web, recipes.stream, recipes.worker):
             self._keep(recipe(self.plan, environment))
+        if self.plan.slow_worker_threads:
+            self._keep(recipes.slow_worker(self.plan, environment))
         for recipe_of_one in (recipes.beat, recipes.courier):
             self._keep(recipe_of_one(environment))
         if self.plan.forward_port or self.plan.forward_secure_port:

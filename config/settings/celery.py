@@ -4,6 +4,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from celery.schedules import crontab
 
+from config.queues import QUICK_QUEUE, SLOW_QUEUE, SLOW_TASKS
 from config.settings.database import REDIS_URL
 
 
@@ -16,6 +17,8 @@ def broker_url(redis_url: str) -> str:
     return f"redis+socket://{parts.path}?virtual_host={number}"
 
 
+CELERY_TASK_DEFAULT_QUEUE = QUICK_QUEUE
+CELERY_TASK_ROUTES = {name: {"queue": SLOW_QUEUE} for name in SLOW_TASKS}
 CELERY_BROKER_URL = broker_url(REDIS_URL)
 CELERY_RESULT_BACKEND = None
 CELERY_TASK_IGNORE_RESULT = True

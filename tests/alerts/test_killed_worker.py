@@ -17,6 +17,7 @@ from alerts.models import Delivery, WebhookEndpoint
 from alerts.queries.due import list_organizations_to_evaluate
 from alerts.services.evaluation import evaluate_organization
 from common.redis import redis_client
+from config.queues import QUICK_QUEUE
 from metering.models import UsageChange
 from tests.alerts.watch import Told, Watch
 
@@ -111,7 +112,7 @@ def test_the_sweep_finds_what_the_dead_worker_left(watch: Watch, org: Organizati
     assert list_organizations_to_evaluate() == set()
 
     run_until_killed(BETWEEN_ROLLUP_AND_EVALUATION, watch)
-    redis_client().delete("celery")  # the wake-up that it had sent is lost as well
+    redis_client().delete(QUICK_QUEUE)  # the wake-up that it had sent is lost as well
     assert list_organizations_to_evaluate() == {org.pk}
     tasks.evaluate_organization_task.apply(args=(org.pk,))
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from django.utils import timezone
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from common.redis import redis_client
 from metering.models import Event
 from metering.services import queue
 from metering.services.queue import drain_queue
@@ -24,11 +22,8 @@ ASYNC = "/v1/events?durability=async"
 
 
 @pytest.fixture(autouse=True)
-def _empty_queue(meter: Meter) -> Iterator[None]:
+def _metric(meter: Meter, empty_queue: None) -> None:
     meter.define("m", "sum", dimensions=["size"])
-    redis_client().delete(queue.STREAM)
-    yield
-    redis_client().delete(queue.STREAM)
 
 
 def event(key: str, value: Any = 1, **fields: Any) -> dict[str, Any]:

@@ -125,7 +125,7 @@ class TestSending:
                 )
                 for _ in range(9):
                     recorder.add(request("/" + "x" * 200))
-                wait_until(lambda: recorder.counters.stored == 9)
+                wait_until(lambda recorder=recorder: recorder.counters.stored == 9)
                 assert recorder.close(SECONDS)
                 assert len(set(seen)) == 1
                 assert seen[0][0] == ("gzip" if is_compressed else None)

@@ -177,6 +177,7 @@ def aggregate(aggregation: str, events: Sequence[CountedEvent]) -> Decimal:
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("empty_queue")
 def test_a_snapshot_its_cutoff_later_and_a_fold_of_its_events_agree(
     metered: Meter, in_background: Callable[[Callable[[], Any]], Future[Any]]
 ) -> None:

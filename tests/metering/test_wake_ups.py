@@ -20,6 +20,7 @@ from pytest_django.fixtures import Settings
 
 from accounts.models import Organization
 from common.redis import redis_client
+from config.queues import QUICK_QUEUE
 from metering import tasks
 from metering.catalogs import MetricDefinition
 from metering.incoming import IncomingEvent
@@ -34,7 +35,7 @@ from metering.services.wake import ROLL_UP_TASK, Turn, clear_follower_mark, wake
 from metering.sql.roll_up import ROLLUP_LOCK
 from tests.scenarios.racing import race
 
-QUEUE = "celery"  # Celery's list of waiting tasks
+QUEUE = QUICK_QUEUE  # Celery's list of waiting tasks
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from config.embedded.state import SERVICES_FILE
 from config.env import BASE_DIR
 
 START_SECONDS = 90
@@ -32,7 +33,9 @@ class Installation:
     def start(self) -> "Installation":
         environment = {name: value for name, value in os.environ.items() if name not in OWN_VARIABLES}
         environment |= {"METERBOOK_DATA_DIR": str(self.data_dir), "PORT": str(self.port)}
-        environment |= {"METERBOOK_DEMO": "0", "METERBOOK_WEB_WORKERS": "1", **self.variables}
+        environment |= {"METERBOOK_DEMO": "0", "METERBOOK_WEB_WORKERS": "1", "METERBOOK_FORWARD_PORT": "0"}
+        # The worker does everything: a process less to start.
+        environment |= {"METERBOOK_SLOW_WORKER_THREADS": "0", **self.variables}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "config.runner"], cwd=BASE_DIR, env=environment, stdout=log, stderr=log
@@ -62,6 +65,11 @@ class Installation:
         environment |= {"METERBOOK_DATA_DIR": str(self.data_dir), **self.variables}
         done = subprocess.run(command, cwd=BASE_DIR, env=environment, capture_output=True, timeout=60, check=True)
         return str(json.loads(done.stdout)["api_key"])
+
+    def services(self) -> dict[str, str]:
+        """Return the addresses of its servers, by the names of their variables."""
+        lines = (self.data_dir / "run" / SERVICES_FILE).read_text().splitlines()
+        return dict(line.split("=", 1) for line in lines)
 
     def processes(self) -> list[psutil.Process]:
         """Return the supervisor and everything below it."""

@@ -9,6 +9,7 @@ from pytest_django.fixtures import Settings
 
 from common.redis import redis_client
 from config.heartbeat import record_heartbeat
+from config.queues import QUICK_QUEUE, SLOW_QUEUE
 
 
 def test_live_answers_without_a_database(client: Client) -> None:
@@ -18,23 +19,26 @@ def test_live_answers_without_a_database(client: Client) -> None:
 
 @pytest.mark.django_db
 def test_ready_reports_every_check(client: Client) -> None:
-    record_heartbeat(redis_client(), now=time.time())
+    record_heartbeat(redis_client(), queues=(QUICK_QUEUE, SLOW_QUEUE), now=time.time())
 
     answer = client.get("/health/ready")
 
     assert answer.status_code == 200
     assert answer.json()["status"] == "ok"
-    assert set(answer.json()["checks"]) == {"database", "redis", "worker", "rollup"}
+    assert set(answer.json()["checks"]) == {"database", "redis", "worker", "slow_worker", "rollup"}
 
 
 @pytest.mark.django_db
-def test_ready_is_degraded_while_no_worker_was_seen(client: Client) -> None:
-    record_heartbeat(redis_client(), now=time.time() - 100)
+@pytest.mark.parametrize(("silent", "check"), [(QUICK_QUEUE, "worker"), (SLOW_QUEUE, "slow_worker")])
+def test_ready_is_degraded_while_no_worker_was_seen(client: Client, silent: str, check: str) -> None:
+    record_heartbeat(redis_client(), queues=(QUICK_QUEUE, SLOW_QUEUE), now=time.time())
+    record_heartbeat(redis_client(), queues=(silent,), now=time.time() - 100)
 
     answer = client.get("/health/ready")
 
     assert answer.status_code == 200
     assert answer.json()["status"] == "degraded"
+    assert [name for name, found in answer.json()["checks"].items() if not found["ok"]] == [check]
 
 
 @pytest.mark.django_db

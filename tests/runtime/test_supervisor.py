@@ -9,10 +9,15 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
+import psycopg
 import pytest
+from celery import Celery
 
 from config.embedded import postgres
 from config.env import BASE_DIR
+from config.queues import SLOW_QUEUE
+from config.settings.celery import broker_url
 from tests.runtime.installation import OWN_VARIABLES, Installation, alive, free_port, wait_for
 
 pytestmark = pytest.mark.xdist_group("supervisor")  # one after the other, on the same data
@@ -32,7 +37,7 @@ def base_dir() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def installation(base_dir: Path) -> Iterator[Installation]:
     """One for the whole module, since a start takes seconds; each test leaves it running."""
-    installation = Installation(base_dir / "first", free_port()).start()
+    installation = Installation(base_dir / "first", free_port(), METERBOOK_SLOW_WORKER_THREADS="2").start()
     try:
         yield installation.wait_until_ready()
     finally:
@@ -50,9 +55,8 @@ def test_second_installation_runs_beside_and_stops_cleanly(installation: Install
 
 
 def test_killed_children_come_back(installation: Installation) -> None:
-    killed = [
-        installation.find(part) for part in ("bin/postgres", "redis-server", "config.wsgi", "config.worker worker")
-    ]
+    parts = ("bin/postgres", "redis-server", "config.wsgi", "--hostname worker@", "--hostname slow-worker@")
+    killed = [installation.find(part) for part in parts]
 
     for child in killed:
         child.kill()
@@ -77,6 +81,43 @@ def test_second_start_is_refused_with_a_reason(installation: Installation) -> No
     assert f"Port {installation.port} is taken." in same_port
     assert "Meterbook already runs on" in same_data
     assert installation.get("/health/ready")["status"] == "ok"
+
+
+def test_rollups_do_not_wait_behind_slow_tasks(installation: Installation) -> None:
+    key = installation.create_organization("Initech")
+    base = f"http://127.0.0.1:{installation.port}"
+    with (
+        httpx.Client(base_url=base, headers={"Authorization": f"Bearer {key}"}, timeout=30) as api,
+        psycopg.connect(installation.services()["DATABASE_URL"]) as somebody,
+    ):
+        metric = {"code": "calls", "name": "Calls", "aggregation": "count", "event_type": "call"}
+        assert api.post("/v1/metrics", json=metric).status_code == 201
+        somebody.execute("SELECT FROM accounts_organization FOR NO KEY UPDATE")
+        publish_invoice_runs(installation, count=12)  # more than there are threads, and none can end
+        wait_for(lambda: count_waiting(somebody) >= 2, 30, installation.explain)
+
+        event = {"idempotency_key": "1", "customer": "c", "type": "call"}
+        assert api.post("/v1/events", json=event).json()["stored"] == 1
+
+        wait_for(lambda: count_pending(installation) == 0, 10, installation.explain)
+        assert count_waiting(somebody) >= 2
+    wait_for(lambda: installation.get("/health/ready").get("status") == "ok", 30, installation.explain)
+
+
+def publish_invoice_runs(installation: Installation, count: int) -> None:
+    with Celery(broker=broker_url(installation.services()["REDIS_URL"])) as app:
+        for _ in range(count):
+            app.send_task("billing.work_invoice_run", [1], queue=SLOW_QUEUE)
+
+
+def count_waiting(connection: psycopg.Connection) -> int:
+    """Return how many wait for a lock."""
+    [count] = connection.execute("SELECT count(*) FROM pg_locks WHERE NOT granted").fetchone() or (0,)
+    return int(count)
+
+
+def count_pending(installation: Installation) -> int:
+    return int(installation.get("/health/ready")["checks"]["rollup"]["pending_batches"])
 
 
 def _refusal(**variables: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -14,7 +14,6 @@ from django.utils import timezone
 
 from accounts.models import ApiKey, AuditEntry, Customer, Organization, Scope
 from alerts.models import Crossing, Delivery, Threshold
-from common.redis import redis_client
 from metering import queries, tasks
 from metering.dialects.gateway.models import GatewaySettings
 from metering.domain import Span
@@ -31,19 +30,12 @@ from tests import factories
 from tests.dialects.gateway.everywhere import find_everywhere
 from tests.scenarios.racing import race
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("empty_queue")]
 JSON = "application/json"
 USER, IP, PATH, SEAT = "usr_7f3kq", "203.0.113.77", "/secret-path-of-theirs", "laptop-of-theirs"
 # Somebody whose name only looks alike, and who stays.
 OTHER = f"{USER}-b"
 PERSONAL = (IP, PATH, SEAT, "Frieda Mustermann", "their-agent")
-
-
-@pytest.fixture(autouse=True)
-def _empty_queue() -> Iterator[None]:
-    redis_client().delete(queue.STREAM)
-    yield
-    redis_client().delete(queue.STREAM)
 
 
 def post(client: Client, url: str, body: Any) -> Any:
