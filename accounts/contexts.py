@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
-from urllib.parse import urlencode
 
 from django.db.models import Q
 from django.forms import BaseForm
@@ -16,7 +15,7 @@ from accounts.access import Caller
 from accounts.domain import ROLES_MANAGED_BY, Role, may_manage
 from accounts.forms import GRACE_CHOICES, ApiKeyForm, CustomerForm, EnvironmentForm, InvitationForm, ProjectForm
 from accounts.models import ApiKey, AuditEntry, Customer, Invitation, Membership, Project
-from accounts.pages import text_parameter
+from accounts.pages import page_before, text_parameter, with_parameters
 from accounts.queries import (
     list_api_keys,
     list_audit_entries,
@@ -27,7 +26,6 @@ from accounts.queries import (
 )
 
 PAGE_SIZE = 50
-MAX_ID = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,15 +263,13 @@ def get_customer_list(request: HttpRequest, caller: Caller) -> CustomerListPage:
         customers = customers.filter(Q(external_id__startswith=search) | Q(name__istartswith=search))
     found = list(customers[: PAGE_SIZE + 1])
     shown = found[:PAGE_SIZE]
-    search_parameter = {"search": search} if search else {}
+    parameters = {"search": search} if search else {}
     return CustomerListPage(
         customers=shown,
         search=search,
         is_auto_created=caller.organization.is_customer_auto_created,
-        next_url=f"?{urlencode({**search_parameter, 'after': shown[-1].external_id})}"
-        if len(found) > PAGE_SIZE
-        else "",
-        first_url=f"?{urlencode(search_parameter)}" if after else "",
+        next_url=with_parameters("", {**parameters, "after": shown[-1].external_id}) if len(found) > PAGE_SIZE else "",
+        first_url=(with_parameters("", parameters) or "?") if after else "",
     )
 
 
@@ -310,19 +306,9 @@ class AuditLogPage:
 
 
 def get_audit_log(request: HttpRequest, caller: Caller) -> AuditLogPage:
-    """A page, newest first; `before` is the id of the page before's last entry."""
-    before = text_parameter(request, "before")
-    # Ids grow with time, and they are unique where times are not.
-    entries = list_audit_entries(caller.organization).order_by("-pk")
-    if before.isascii() and before.isdigit() and int(before) <= MAX_ID:
-        entries = entries.filter(pk__lt=int(before))
-    found = list(entries[: PAGE_SIZE + 1])
-    shown = found[:PAGE_SIZE]
-    return AuditLogPage(
-        rows=[_audit_row(entry) for entry in shown],
-        next_url=f"?before={shown[-1].pk}" if len(found) > PAGE_SIZE else "",
-        first_url="?" if before else "",
-    )
+    """A page, newest first."""
+    page = page_before(request, list_audit_entries(caller.organization), size=PAGE_SIZE)
+    return AuditLogPage([_audit_row(entry) for entry in page.rows], page.next_url, page.first_url)
 
 
 def _audit_row(entry: AuditEntry) -> AuditRow:

@@ -54,7 +54,8 @@ class OrganizationForm(forms.ModelForm):
             "is_customer_auto_created": "Otherwise an event of an unknown customer is refused.",
             "is_unmatched_kept": "They wait in the inbox and can be counted after the metric is defined.",
             "late_limit_days": "How far back an event's own time may lie when it arrives. Empty: any distance.",
-            "raw_retention_days": "Totals stay when the events behind them go. Empty: for ever.",
+            "raw_retention_days": "Totals stay when the events behind them go. What is not billed yet stays too. "
+            "Empty: for ever.",
             "rate_limit_per_minute": "Empty: unlimited.",
         }
 

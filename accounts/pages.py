@@ -1,31 +1,40 @@
 """The frame of every page of an organization: who visits, what they may do, what the navigation offers.
 
-Pages of any app use `organization_page` and `render_page`. Owns no permission rule: `accounts.access` answers those.
+Pages of any app use `organization_page` and `render_page`, and read and write addresses by what stands here. Owns no
+permission rule: `accounts.access` answers those.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
+from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
 from django.forms import BaseForm
 from django.http import Http404, HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import render
 from django.urls import reverse
 from django.utils import timezone
+from django.views.decorators.http import require_http_methods
 
-from accounts.access import Caller, caller_for_session
+from accounts.access import IDS, Caller, caller_for_session
 from accounts.models import Organization, Scope, User
 from common.errors import ApplicationError, NotFound, PermissionRefused
 
 # Where `/` leads: the organization that this browser looked at last.
 LAST_ORGANIZATION = "last_organization_id"
+# They hold every id, and Python reads no number of thousands of digits.
+MAX_ID_DIGITS = 19
+
+# A page and its form at one address.
+read_or_post = require_http_methods(["GET", "HEAD", "POST"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +165,53 @@ def visitor(request: HttpRequest) -> User:
 def text_parameter(request: HttpRequest, name: str) -> str:
     """Return a query parameter without what PostgreSQL cannot store in a text."""
     return request.GET.get(name, "").replace("\x00", "").strip()
+
+
+def read_id(text: str) -> int | None:
+    """Read the id of a row, or a position of that size; None where no row can have it."""
+    if not (text.isascii() and text.isdigit() and len(text) <= MAX_ID_DIGITS):
+        return None
+    number = int(text)
+    return number if number in IDS else None
+
+
+def with_parameters(url: str, parameters: Mapping[str, str | int]) -> str:
+    return f"{url}?{urlencode(parameters)}" if parameters else url
+
+
+@dataclass(frozen=True, slots=True)
+class ShownPage:
+    """Rows of a list, and where the next page and the first one are. Empty: there is none; this is the first."""
+
+    rows: list[Any]
+    next_url: str
+    first_url: str
+
+
+def page_before(
+    request: HttpRequest,
+    rows: QuerySet[Any],
+    *,
+    size: int,
+    parameters: Mapping[str, str | int] | None = None,
+    position: str = "pk",
+) -> ShownPage:
+    """Return a page, newest first; `before` in the address is the `position` of the page before's last row.
+
+    Ids grow with time, and they are unique where times are not. `parameters` are the list's filters, kept on every
+    page. One query.
+    """
+    kept = parameters or {}
+    before = read_id(text_parameter(request, "before"))
+    if before is not None:
+        rows = rows.filter(**{f"{position}__lt": before})
+    found = list(rows.order_by(f"-{position}")[: size + 1])
+    shown = found[:size]
+    return ShownPage(
+        rows=shown,
+        next_url=with_parameters("", {**kept, "before": getattr(shown[-1], position)}) if len(found) > size else "",
+        first_url="" if before is None else with_parameters("", kept) or "?",
+    )
 
 
 def add_errors(form: BaseForm, error: ApplicationError) -> None:

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
 
-from accounts.access import IDS, Caller, hash_secret
+from accounts.access import Caller, hash_secret
 from accounts.domain import derive_environment_id, derive_project_id
 from accounts.models import ApiKey, AuditEntry, Customer, Environment, Invitation, Membership, Organization, Project
 from common.errors import NotFound
@@ -27,6 +26,11 @@ def get_customer(caller: Caller, external_id: str) -> Customer:
     return customer
 
 
+def get_customer_by_id(caller: Caller, customer_id: int) -> Customer:
+    """Return the customer by the id of its row, as pages name it. Raises `NotFound`."""
+    return list_customers(caller).get_by_id(customer_id, "There is no such customer.")
+
+
 def suggest_customers(organization: Organization) -> list[str]:
     """Return the first ids, for a field in which one is typed."""
     customers = Customer.objects.for_organization(organization).order_by("external_id")
@@ -38,7 +42,7 @@ def list_api_keys(organization: Organization) -> TenantQuerySet:
 
 
 def get_api_key(organization: Organization, key_id: int) -> ApiKey:
-    return _get(list_api_keys(organization), key_id, "API key")
+    return list_api_keys(organization).get_by_id(key_id, "There is no such API key.")
 
 
 def list_projects(organization: Organization) -> TenantQuerySet:
@@ -107,7 +111,7 @@ def list_members(organization: Organization) -> TenantQuerySet:
 
 
 def get_member(organization: Organization, member_id: int) -> Membership:
-    return _get(list_members(organization), member_id, "member")
+    return list_members(organization).get_by_id(member_id, "There is no such member.")
 
 
 def list_invitations(organization: Organization) -> TenantQuerySet:
@@ -120,7 +124,7 @@ def list_open_invitations(organization: Organization, *, now: datetime) -> Tenan
 
 
 def get_invitation(organization: Organization, invitation_id: int) -> Invitation:
-    return _get(list_invitations(organization), invitation_id, "invitation")
+    return list_invitations(organization).get_by_id(invitation_id, "There is no such invitation.")
 
 
 def find_open_invitation(token: str, *, now: datetime) -> Invitation | None:
@@ -143,10 +147,3 @@ def has_open_invitation(email: str, *, now: datetime) -> bool:
 
 def list_audit_entries(organization: Organization) -> TenantQuerySet:
     return AuditEntry.objects.for_organization(organization)
-
-
-def _get(rows: TenantQuerySet, row_id: int, noun: str) -> Any:
-    row = rows.filter(pk=row_id).first() if row_id in IDS else None
-    if row is None:
-        raise NotFound(f"There is no such {noun}.")
-    return row

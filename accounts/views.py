@@ -7,7 +7,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from django.views.decorators.http import require_POST, require_safe
 
 from accounts.access import Caller
 from accounts.contexts import (
@@ -36,15 +36,15 @@ from accounts.forms import (
     RotationForm,
 )
 from accounts.models import Organization
-from accounts.pages import LAST_ORGANIZATION, add_errors, organization_page, render_page, visitor
+from accounts.pages import LAST_ORGANIZATION, add_errors, organization_page, read_or_post, render_page, visitor
 from accounts.queries import (
     find_open_invitation,
     get_api_key,
     get_customer,
+    get_customer_by_id,
     get_invitation,
     get_member,
     get_project,
-    list_customers,
     list_projects,
 )
 from accounts.services import (
@@ -64,9 +64,6 @@ from accounts.services import (
 )
 from accounts.services import revoke_invitation as withdraw_invitation
 from common.errors import ApplicationError, InvalidInput, NotFound, PermissionRefused
-
-read_or_post = require_http_methods(["GET", "HEAD", "POST"])
-
 
 # --- organizations --------------------------------------------------------------------------------------------
 
@@ -348,9 +345,7 @@ def new_customer(request: HttpRequest, caller: Caller) -> HttpResponse:
 @organization_page
 def edit_customer(request: HttpRequest, caller: Caller, customer_id: int) -> HttpResponse:
     caller.require(Scope.METRICS_WRITE)
-    customer = list_customers(caller).filter(pk=customer_id).first()
-    if customer is None:
-        raise NotFound("There is no such customer.")
+    customer = get_customer_by_id(caller, customer_id)
     form = CustomerForm(request.POST or None, initial=CustomerForm.initial_of(customer))
     if form.is_valid():
         try:

@@ -248,6 +248,7 @@ TYPE_LABELS = {
     "payment.updated": "payment.updated: Stripe says what became of an invoice",
     "stripe.drift": "stripe.drift: Stripe has another usage than was reported",
     "usage.mismatch": "usage.mismatch: a billed usage differs from what is known now",
+    "usage.unbilled": "usage.unbilled: usage came too late for any invoice",
 }
 
 

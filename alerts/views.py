@@ -5,13 +5,13 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from django.views.decorators.http import require_POST, require_safe
 
 from accounts.access import Caller
 from accounts.domain import Scope
 from accounts.models import Customer
-from accounts.pages import add_errors, organization_page, render_page, text_parameter, visitor
-from accounts.queries import get_customer, list_customers
+from accounts.pages import add_errors, organization_page, read_or_post, render_page, text_parameter, visitor
+from accounts.queries import get_customer, get_customer_by_id
 from alerts.access import get_endpoint_for, require_for_types
 from alerts.contexts.emails import get_email_page, initial_frequency
 from alerts.contexts.log import get_alert_list, get_alert_page, get_alert_rows
@@ -42,9 +42,6 @@ from alerts.services import thresholds as threshold_services
 from alerts.services import webhooks as webhook_services
 from common.errors import ApplicationError, FieldError, InvalidInput, NotFound
 from metering.queries import get_metric, list_active_metrics
-
-read_or_post = require_http_methods(["GET", "HEAD", "POST"])
-
 
 # --- the history ----------------------------------------------------------------------------------------------
 
@@ -123,9 +120,7 @@ def metric_alerts(request: HttpRequest, caller: Caller, code: str) -> HttpRespon
 @require_safe
 @organization_page
 def customer_alerts(request: HttpRequest, caller: Caller, customer_id: int) -> HttpResponse:
-    found = list_customers(caller).filter(pk=customer_id).first()
-    if found is None:
-        raise NotFound("There is no such customer.")
+    found = get_customer_by_id(caller, customer_id)
     threshold_services.declare_metric_thresholds(organization=caller.organization, now=timezone.now())
     page = get_customer_alerts(request, caller, found)
     return render_page(request, caller, "alerts/customer_alerts.html", page, section="customers")

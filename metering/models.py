@@ -48,6 +48,11 @@ class Aggregation(models.TextChoices):
     COUNT_UNIQUE = "count_unique"
 
 
+# Whose values over parts of the usage add up to the value over all of it. A maximum or a distinct count over two days
+# is not the sum of the two.
+ADDITIVE = frozenset({Aggregation.COUNT, Aggregation.SUM})
+
+
 class PeriodType(models.TextChoices):
     CALENDAR = "calendar"
     FIXED = "fixed"

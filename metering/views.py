@@ -7,12 +7,12 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.http import urlencode
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from django.views.decorators.http import require_POST, require_safe
 
 from accounts.access import Caller
 from accounts.domain import Scope
-from accounts.pages import add_errors, organization_page, render_page
-from accounts.queries import list_customers
+from accounts.pages import add_errors, organization_page, read_or_post, render_page
+from accounts.queries import get_customer_by_id
 from common.errors import ApplicationError, InvalidInput, NotFound
 from metering.api.serializers import to_definition
 from metering.catalogs import CATALOGS
@@ -25,9 +25,6 @@ from metering.queries import get_metric
 from metering.services import metrics as metric_services
 from metering.services.inbox import discard_inbox, replay_inbox
 from metering.services.voids import void_event as take_back
-
-read_or_post = require_http_methods(["GET", "HEAD", "POST"])
-
 
 # --- metrics --------------------------------------------------------------------------------------------------
 
@@ -124,9 +121,7 @@ def install_catalog(request: HttpRequest, caller: Caller, name: str) -> HttpResp
 @require_safe
 @organization_page
 def customer(request: HttpRequest, caller: Caller, customer_id: int) -> HttpResponse:
-    found = list_customers(caller).filter(pk=customer_id).first()
-    if found is None:
-        raise NotFound("There is no such customer.")
+    found = get_customer_by_id(caller, customer_id)
     page = get_customer_page(request, caller, found)
     return render_page(request, caller, "metering/customer.html", page, section="customers")
 

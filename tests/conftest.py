@@ -99,8 +99,10 @@ def other_api_key(other_org: Organization) -> IssuedKey:
 class ApiClient(Client):
     """Posts JSON unless it is told otherwise: of the form that a `Client` posts even an empty one has a body."""
 
-    def post(self, path: str, data: Any = None, content_type: str = "application/json", **options: Any) -> Any:
-        return super().post(path, data, content_type, **options)
+    def post(
+        self, path: Any, data: Any = None, content_type: str = "application/json", *flags: Any, **options: Any
+    ) -> Any:
+        return super().post(path, data, content_type, *flags, **options)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 from django.db.models import Exists, F, OuterRef, Q
 
 from accounts.models import Organization
-from common.errors import InvalidInput, NotFound
+from common.errors import InvalidInput
 from common.models import TenantQuerySet
 from metering.domain import Granularity, Mode, Span
 from metering.queries import Usage, get_usage
@@ -20,8 +20,6 @@ from metering.sql.usage import CUSTOMER
 from usage_reports.domain import ReportRange, RunState, range_span
 from usage_reports.models import MAX_GROUPS, Report, ReportOptOut, ReportRecipient, ReportRun
 
-MAX_ID = 2**63 - 1
-
 
 def list_reports(*, organization: Organization) -> TenantQuerySet:
     reports = Report.objects.for_organization(organization).select_related("organization", "metric", "customer")
@@ -30,11 +28,7 @@ def list_reports(*, organization: Organization) -> TenantQuerySet:
 
 def get_report(*, organization: Organization, report_id: int) -> Report:
     """Return the report. Raises `NotFound`, for a foreign id like for an absent one."""
-    found = list_reports(organization=organization).filter(pk=report_id).first() if report_id <= MAX_ID else None
-    if found is None:
-        raise NotFound("There is no such report.")
-    report: Report = found
-    return report
+    return list_reports(organization=organization).get_by_id(report_id, "There is no such report.")
 
 
 def list_runs(*, report: Report) -> TenantQuerySet:
@@ -43,11 +37,7 @@ def list_runs(*, report: Report) -> TenantQuerySet:
 
 def get_run(*, report: Report, run_id: int) -> ReportRun:
     """Return a run of the report. Raises `NotFound`."""
-    found = list_runs(report=report).filter(pk=run_id).first() if run_id <= MAX_ID else None
-    if found is None:
-        raise NotFound("There is no such run.")
-    run: ReportRun = found
-    return run
+    return list_runs(report=report).get_by_id(run_id, "There is no such run.")
 
 
 def find_last_runs(*, organization: Organization, reports: Sequence[Report]) -> dict[int, ReportRun]:

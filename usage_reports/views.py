@@ -10,12 +10,12 @@ from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt
-from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from django.views.decorators.http import require_POST, require_safe
 
 from accounts.access import Caller
 from accounts.domain import Scope
 from accounts.models import Customer
-from accounts.pages import organization_page, render_page, text_parameter, visitor
+from accounts.pages import organization_page, read_or_post, render_page, text_parameter, visitor
 from accounts.queries import get_customer
 from common.errors import ApplicationError, FieldError, InvalidInput, NotFound
 from metering.export_files import answer_with_file
@@ -34,8 +34,6 @@ from usage_reports.forms import MetricChoiceForm, NewReportForm, ReportForm, ini
 from usage_reports.models import Report
 from usage_reports.services import opt_outs, runs
 from usage_reports.services import reports as report_services
-
-read_or_post = require_http_methods(["GET", "HEAD", "POST"])
 
 
 @require_safe

@@ -1,7 +1,7 @@
 """The base of every DRF view of the API: who calls, with which scope, with which query.
 
-A view says for each of its methods which scope it needs and which query it takes; forgetting either is an error
-of the view's author that the structure tests find, not an open door.
+A view says for each of its methods which scope it needs, which query it takes and whether it takes a body; forgetting
+one is an error of the view's author that the structure tests find, not an open door.
 """
 
 from collections.abc import Mapping
@@ -23,6 +23,8 @@ class CallerView(APIView):
     scopes: ClassVar[Mapping[str, Scope | None]] = {}
     # The query that a method takes; not named: none.
     queries: ClassVar[Mapping[str, type[StrictSerializer]]] = {}
+    # Methods that take no body: whatever is in one is refused before anything is done.
+    methods_without_body: ClassVar[frozenset[str]] = frozenset({"DELETE"})
     # Methods open to keys that are bound to a customer or to metrics; the view then narrows what they see.
     methods_for_bound_keys: ClassVar[frozenset[str]] = frozenset()
 
@@ -41,6 +43,8 @@ class CallerView(APIView):
         if scope is not None:
             self.caller.require(scope)
         self.query = self.read_query(request, self.queries.get(method, NoQuery))
+        if method in self.methods_without_body and request.data:
+            self.read_body(StrictSerializer)
 
     def read_query(self, request: Request, serializer_class: type[StrictSerializer]) -> dict[str, Any]:
         """Return the query's values. Views whose parameters have free names take those out first."""

@@ -198,7 +198,3 @@ class AuditEntryRead(Read):
     target = serializers.CharField()
     details = serializers.DictField()
     created_at = serializers.DateTimeField()
-
-
-class Empty(StrictSerializer):
-    """The body of an action that needs to be told nothing."""

@@ -146,11 +146,11 @@ class ApiKeyRotateView(CallerView):
 
 class ApiKeyRevokeView(CallerView):
     scopes = {"POST": Scope.ADMIN}
+    methods_without_body = frozenset({"POST"})
 
-    @extend_schema(operation_id="revoke_api_key", request=shapes.Empty, responses=shapes.ApiKeyRead)
+    @extend_schema(operation_id="revoke_api_key", request=None, responses=shapes.ApiKeyRead)
     def post(self, request: Request, key_id: int) -> Response:
         """End a key at once."""
-        self.read_body(shapes.Empty)
         key = services.revoke_api_key(
             organization=self.caller.organization,
             actor=self.caller.actor,
@@ -312,10 +312,10 @@ class InvitationListView(CallerView):
 
 class InvitationRevokeView(CallerView):
     scopes = {"POST": Scope.ADMIN}
+    methods_without_body = frozenset({"POST"})
 
-    @extend_schema(operation_id="revoke_invitation", request=shapes.Empty, responses=shapes.InvitationRead)
+    @extend_schema(operation_id="revoke_invitation", request=None, responses=shapes.InvitationRead)
     def post(self, request: Request, invitation_id: int) -> Response:
-        self.read_body(shapes.Empty)
         invitation = services.revoke_invitation(
             organization=self.caller.organization,
             actor=self.caller.actor,

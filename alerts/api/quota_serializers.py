@@ -104,10 +104,6 @@ class CommitWrite(StrictSerializer):
     timestamp = Moment(required=False, help_text="When it was used; default: now.")
 
 
-class NoBody(StrictSerializer):
-    """The body of a request that needs none."""
-
-
 class CheckRead(serializers.Serializer):
     allowed = serializers.BooleanField()
     limit = serializers.CharField(allow_null=True)

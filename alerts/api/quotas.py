@@ -153,12 +153,11 @@ class ReservationCommitView(CallerView):
 class ReservationReleaseView(CallerView):
     scopes = {"POST": Scope.EVENTS_WRITE}
     methods_for_bound_keys = frozenset({"POST"})
+    methods_without_body = frozenset({"POST"})
 
     @extend_schema(operation_id="release_reservation", request=None, responses=shapes.ReservationRead)
     def post(self, request: Request, reservation_id: str) -> Response:
         reservation = _get_reservation(self.caller, reservation_id)
-        if request.data:
-            self.read_body(shapes.NoBody)
         now = timezone.now()
         held = release_reservation(organization=self.caller.organization, reservation=reservation, now=now)
         return _answer(held, now)

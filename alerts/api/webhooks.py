@@ -87,6 +87,7 @@ class WebhookEndpointView(EndpointView):
 
 class RotateWebhookSecretView(EndpointView):
     scopes = {"POST": Scope.METRICS_WRITE}
+    methods_without_body = frozenset({"POST"})
 
     @extend_schema(operation_id="rotate_webhook_secret", request=None, responses=shapes.RotatedSecretRead)
     def post(self, request: Request, endpoint_id: int) -> Response:
@@ -99,6 +100,7 @@ class RotateWebhookSecretView(EndpointView):
 
 class TestWebhookView(EndpointView):
     scopes = {"POST": Scope.METRICS_WRITE}
+    methods_without_body = frozenset({"POST"})
 
     @extend_schema(operation_id="test_webhook_endpoint", request=None, responses={202: shapes.DeliveryRead})
     def post(self, request: Request, endpoint_id: int) -> Response:
@@ -132,6 +134,7 @@ class DeliveryView(EndpointView):
 
 class ReplayDeliveryView(EndpointView):
     scopes = {"POST": Scope.METRICS_WRITE}
+    methods_without_body = frozenset({"POST"})
 
     @extend_schema(operation_id="replay_webhook_delivery", request=None, responses={202: shapes.DeliveryRead})
     def post(self, request: Request, endpoint_id: int, delivery_id: int) -> Response:
@@ -177,6 +180,7 @@ class MyAlertEmailView(MemberView):
 
 class TestAlertEmailView(MemberView):
     scopes = {"POST": Scope.USAGE_READ}
+    methods_without_body = frozenset({"POST"})
 
     @extend_schema(operation_id="test_my_alert_emails", request=None, responses={202: None})
     def post(self, request: Request) -> Response:

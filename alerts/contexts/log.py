@@ -14,10 +14,10 @@ from django.utils import timezone
 
 from accounts.access import Caller
 from accounts.models import Customer, Organization
-from accounts.pages import text_parameter
+from accounts.pages import page_before, read_id, text_parameter, with_parameters
 from accounts.queries import suggest_customers
 from alerts.contexts.webhooks import DELIVERY_CLASSES, endpoint_name
-from alerts.contexts.words import crossed_text, filter_texts, period_text, with_parameters
+from alerts.contexts.words import crossed_text, filter_texts, period_text
 from alerts.domain import ThresholdKind
 from alerts.models import Crossing, Delivery, EmailSubscription, Threshold
 from alerts.payloads import crossing_json
@@ -34,7 +34,6 @@ from metering.queries.periods import usage_zone
 PAGE_SIZE = 50
 # What a page about something else shows of the history.
 RECENT_COUNT = 10
-MAX_ID = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,39 +89,37 @@ class AlertListPage:
 
 
 def get_alert_list(request: HttpRequest, caller: Caller) -> AlertListPage:
-    """A page of the log, newest first; `before` is the offset of the page before's last row."""
+    """A page of the log, newest first."""
     organization = caller.organization
     wanted = read_filters(request, organization)
-    before = _parse_offset(text_parameter(request, "before"))
     # Read before the rows: what comes in between is then shown and streamed, and the page knows its offset.
     last_offset = _last_offset(organization)
-    crossings = _list_wanted(organization, wanted).order_by("-offset")
-    found = list((crossings.filter(offset__lt=before) if before else crossings)[: PAGE_SIZE + 1])
-    shown = found[:PAGE_SIZE]
     parameters = wanted.parameters
+    crossings = _list_wanted(organization, wanted)
+    page = page_before(request, crossings, size=PAGE_SIZE, parameters=parameters, position="offset")
     streamed = {name: value for name, value in parameters.items() if name != "threshold"}
     return AlertListPage(
-        rows=alert_rows(organization, shown),
+        rows=alert_rows(organization, page.rows),
         customer=text_parameter(request, "customer"),
         customers=suggest_customers(organization),
         metrics=metric_options(organization, wanted.metric),
         threshold=wanted.threshold,
         is_filtered=bool(parameters or wanted.problems),
-        is_newest=not before,
+        is_newest=not page.first_url,
         last_offset=last_offset,
         stream_url=with_parameters("/v1/alerts/stream", {"organization": organization.pk, **streamed}),
         rows_url=with_parameters(reverse("alerts:alert_rows", args=[organization.pk]), parameters),
-        has_thresholds=bool(shown) or Threshold.objects.for_organization(organization).exists(),
+        has_thresholds=bool(page.rows) or Threshold.objects.for_organization(organization).exists(),
         problems=wanted.problems,
-        next_url=with_parameters("", {**parameters, "before": shown[-1].offset}) if len(found) > PAGE_SIZE else "",
-        first_url=(with_parameters("", parameters) or "?") if before else "",
+        next_url=page.next_url,
+        first_url=page.first_url,
     )
 
 
 def get_alert_rows(request: HttpRequest, caller: Caller) -> list[AlertRow]:
     """Return the rows of a live update: what came after the offset `since`; of more than a page the newest."""
     wanted = read_filters(request, caller.organization)
-    since = _parse_offset(text_parameter(request, "since"))
+    since = read_id(text_parameter(request, "since")) or 0
     crossings = _list_wanted(caller.organization, wanted).filter(offset__gt=since).order_by("-offset")
     return alert_rows(caller.organization, list(crossings[:PAGE_SIZE]))
 
@@ -186,7 +183,7 @@ def read_filters(request: HttpRequest, organization: Organization) -> Wanted:
             parameters["metric"] = metric.code
     if threshold_id:
         thresholds = Threshold.objects.for_organization(organization).select_related("metric", "customer")
-        threshold = thresholds.filter(pk=_parse_offset(threshold_id)).first()
+        threshold = thresholds.filter(pk=read_id(threshold_id) or 0).first()
         if threshold is None:
             problems.append("There is no such threshold; showing all.")
         else:
@@ -218,11 +215,6 @@ def _list_wanted(organization: Organization, wanted: Wanted) -> TenantQuerySet:
 def _last_offset(organization: Organization) -> int:
     newest = Crossing.objects.for_organization(organization).order_by("-offset")
     return newest.values_list("offset", flat=True).first() or 0
-
-
-def _parse_offset(text: str) -> int:
-    """Read an offset or an id; anything else is 0, which is neither."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else 0
 
 
 # --- one alert ------------------------------------------------------------------------------------------------
@@ -262,7 +254,7 @@ def get_alert_page(caller: Caller, offset: int) -> AlertPage:
     """Raises `NotFound`."""
     organization = caller.organization
     crossings = list_crossings(organization=organization).select_related("customer", "metric", "threshold__metric")
-    crossing: Crossing | None = crossings.filter(offset=offset).first() if offset <= MAX_ID else None
+    crossing: Crossing | None = crossings.filter(offset=offset).first()
     if crossing is None:
         raise NotFound("There is no such alert.")
     threshold = crossing.threshold

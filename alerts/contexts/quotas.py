@@ -14,16 +14,15 @@ from django.utils import timezone
 
 from accounts.access import Caller
 from accounts.models import Customer, Organization
-from accounts.pages import text_parameter
+from accounts.pages import page_before, text_parameter, with_parameters
 from accounts.queries import suggest_customers
 from alerts.contexts.log import metric_options, read_filters
-from alerts.contexts.words import period_text, share_width, with_parameters, with_unit
+from alerts.contexts.words import period_text, share_width, with_unit
 from alerts.domain import QuotaMode, judge_quota
 from alerts.forms import QuotaForm
 from alerts.models import Quota
 from alerts.queries.quotas import list_own_quotas, list_quotas, read_standing
 from common.errors import InvalidInput
-from common.models import TenantQuerySet
 from metering.contexts.filters import Option
 from metering.contexts.instant import one_instant
 from metering.contexts.words import metric_name
@@ -35,7 +34,6 @@ from metering.queries.periods import usage_zone
 PAGE_SIZE = 15
 # The customers that use most of a quota, on its page.
 GREATEST_COUNT = 20
-MAX_ID = 2**63 - 1
 
 MODE_LABELS: dict[str, str] = {QuotaMode.HARD: "hard", QuotaMode.SOFT: "soft", QuotaMode.WARN: "warns only"}
 LEVEL_CLASSES = {"ok": "is-success", "warning": "is-warning", "grace": "is-warning", "exceeded": "is-danger"}
@@ -85,7 +83,7 @@ class QuotaListPage:
 
 
 def get_quota_list(request: HttpRequest, caller: Caller) -> QuotaListPage:
-    """A page of quotas, newest first; `before` is the id of the page before's last row."""
+    """A page of quotas, newest first."""
     now = timezone.now()
     organization = caller.organization
     wanted = read_filters(request, organization)
@@ -95,10 +93,10 @@ def get_quota_list(request: HttpRequest, caller: Caller) -> QuotaListPage:
     if wanted.customer:
         quotas = quotas.filter(Q(customer=wanted.customer) | Q(customer__isnull=True))
     parameters = wanted.parameters
-    shown, next_url, is_later = _page_of(request, quotas)
+    page = page_before(request, quotas, size=PAGE_SIZE, parameters=parameters)
     metrics = metric_options(organization, wanted.metric)
     with one_instant():
-        rows = [_quota_row(organization, quota, quota.customer, now) for quota in shown]
+        rows = [_quota_row(organization, quota, quota.customer, now) for quota in page.rows]
     return QuotaListPage(
         rows=rows,
         customer=text_parameter(request, "customer"),
@@ -109,8 +107,8 @@ def get_quota_list(request: HttpRequest, caller: Caller) -> QuotaListPage:
         new_url=with_parameters(reverse("alerts:new_quota", args=[organization.pk]), parameters),
         problems=wanted.problems,
         data_through=now,
-        next_url=with_parameters("", {**parameters, "before": next_url}) if next_url else "",
-        first_url=(with_parameters("", parameters) or "?") if is_later else "",
+        next_url=page.next_url,
+        first_url=page.first_url,
     )
 
 
@@ -133,17 +131,6 @@ def list_metric_quotas(organization: Organization, metric: Metric) -> list[Quota
     with one_instant():
         own = quotas.filter(customer__isnull=False).order_by("-pk")[: PAGE_SIZE - 1]
         return [_quota_row(organization, quota, quota.customer, now) for quota in [*first, *own]]
-
-
-def _page_of(request: HttpRequest, quotas: TenantQuerySet) -> tuple[list[Quota], int, bool]:
-    """Return a page, newest first, the id where the next begins (0: none), and whether this is a later page."""
-    before = text_parameter(request, "before")
-    quotas = quotas.order_by("-pk")
-    if before.isascii() and before.isdigit() and int(before) <= MAX_ID:
-        quotas = quotas.filter(pk__lt=int(before))
-    found = list(quotas[: PAGE_SIZE + 1])
-    shown = found[:PAGE_SIZE]
-    return shown, shown[-1].pk if len(found) > PAGE_SIZE else 0, bool(before)
 
 
 def _quota_row(organization: Organization, quota: Quota, customer: Customer | None, now: datetime) -> QuotaRow:

@@ -10,10 +10,10 @@ from django.urls import reverse
 
 from accounts.access import Caller
 from accounts.models import Customer
+from accounts.pages import page_before, with_parameters
 from alerts.contexts.log import AlertRow, list_recent
 from alerts.contexts.quotas import QuotaRow, list_customer_quotas, list_metric_quotas
-from alerts.contexts.thresholds import ThresholdRow, page_of, threshold_rows
-from alerts.contexts.words import with_parameters
+from alerts.contexts.thresholds import PAGE_SIZE, ThresholdRow, threshold_rows
 from alerts.domain import ThresholdKind, ThresholdOrigin
 from alerts.queries import list_thresholds
 from alerts.queries.quotas import list_own_quotas
@@ -37,18 +37,18 @@ class MetricAlertsPage:
 def get_metric_alerts(request: HttpRequest, caller: Caller, metric: Metric) -> MetricAlertsPage:
     organization = caller.organization
     thresholds = list_thresholds(organization=organization).filter(metric=metric)
-    shown, next_url, first_url = page_of(request, thresholds, {})
+    page = page_before(request, thresholds, size=PAGE_SIZE)
     about = {"metric": metric.code}
     return MetricAlertsPage(
         metric=metric,
         name=metric_name(metric),
-        rows=threshold_rows(organization, shown, None),
+        rows=threshold_rows(organization, page.rows, None),
         quotas=list_metric_quotas(organization, metric),
         recent=list_recent(organization, metric=metric),
         all_url=with_parameters(reverse("alerts:alert_list", args=[organization.pk]), about),
         new_url=with_parameters(reverse("alerts:new_threshold", args=[organization.pk]), about),
-        next_url=next_url,
-        first_url=first_url,
+        next_url=page.next_url,
+        first_url=page.first_url,
     )
 
 
@@ -74,16 +74,16 @@ def get_customer_alerts(request: HttpRequest, caller: Caller, customer: Customer
     thresholds = thresholds.exclude(customer__isnull=True, kind=ThresholdKind.SILENCE).exclude(
         customer__isnull=True, origin=ThresholdOrigin.QUOTA, metric__in=[metric_id for metric_id, _ in own]
     )
-    shown, next_url, first_url = page_of(request, thresholds, {})
+    page = page_before(request, thresholds, size=PAGE_SIZE)
     about = {"customer": customer.external_id}
     return CustomerAlertsPage(
         customer=customer,
         title=customer.name or customer.external_id,
-        rows=threshold_rows(organization, shown, customer),
+        rows=threshold_rows(organization, page.rows, customer),
         quotas=list_customer_quotas(organization, customer),
         recent=list_recent(organization, customer=customer),
         all_url=with_parameters(reverse("alerts:alert_list", args=[organization.pk]), about),
         new_url=with_parameters(reverse("alerts:new_threshold", args=[organization.pk]), about),
-        next_url=next_url,
-        first_url=first_url,
+        next_url=page.next_url,
+        first_url=page.first_url,
     )

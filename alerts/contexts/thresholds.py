@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -14,17 +14,16 @@ from django.utils import timezone
 
 from accounts.access import Caller
 from accounts.models import Customer, Organization
-from accounts.pages import text_parameter
+from accounts.pages import page_before, text_parameter, with_parameters
 from accounts.queries import suggest_customers
 from alerts.contexts.log import AlertRow, list_recent, metric_options, read_filters
-from alerts.contexts.words import filter_texts, level_text, period_text, share_width, with_parameters
+from alerts.contexts.words import filter_texts, level_text, period_text, share_width
 from alerts.domain import ThresholdKind, ThresholdOrigin
 from alerts.forms import ThresholdForm
 from alerts.models import Crossing, Threshold, ThresholdState
 from alerts.queries import list_thresholds
 from alerts.queries.trace import Trace, trace_threshold
 from common.errors import InvalidInput
-from common.models import TenantQuerySet
 from common.numbers import WIDE
 from metering.contexts.filters import Option
 from metering.contexts.words import metric_name
@@ -33,7 +32,6 @@ from metering.queries.periods import usage_zone
 PAGE_SIZE = 30
 # The customers nearest to a threshold, on its page.
 NEAREST_COUNT = 20
-MAX_ID = 2**63 - 1
 
 KIND_LABELS: dict[str, str] = {
     ThresholdKind.VALUE: "value",
@@ -91,7 +89,7 @@ class ThresholdListPage:
 
 
 def get_threshold_list(request: HttpRequest, caller: Caller) -> ThresholdListPage:
-    """A page of the live thresholds, newest first; `before` is the id of the page before's last row."""
+    """A page of the live thresholds, newest first."""
     organization = caller.organization
     wanted = read_filters(request, organization)
     thresholds = list_thresholds(organization=organization)
@@ -99,10 +97,10 @@ def get_threshold_list(request: HttpRequest, caller: Caller) -> ThresholdListPag
         thresholds = thresholds.filter(metric=wanted.metric)
     if wanted.customer:
         thresholds = thresholds.filter(Q(customer=wanted.customer) | Q(customer__isnull=True))
-    shown, next_url, first_url = page_of(request, thresholds, wanted.parameters)
+    page = page_before(request, thresholds, size=PAGE_SIZE, parameters=wanted.parameters)
     metrics = metric_options(organization, wanted.metric)
     return ThresholdListPage(
-        rows=threshold_rows(organization, shown, wanted.customer),
+        rows=threshold_rows(organization, page.rows, wanted.customer),
         customer=text_parameter(request, "customer"),
         customers=suggest_customers(organization),
         metrics=metrics,
@@ -110,23 +108,9 @@ def get_threshold_list(request: HttpRequest, caller: Caller) -> ThresholdListPag
         has_metrics=bool(metrics),
         new_url=with_parameters(reverse("alerts:new_threshold", args=[organization.pk]), wanted.parameters),
         problems=wanted.problems,
-        next_url=next_url,
-        first_url=first_url,
+        next_url=page.next_url,
+        first_url=page.first_url,
     )
-
-
-def page_of(
-    request: HttpRequest, thresholds: TenantQuerySet, parameters: Mapping[str, str]
-) -> tuple[list[Threshold], str, str]:
-    """Return a page, newest first, and the addresses of the next and the first page."""
-    before = text_parameter(request, "before")
-    thresholds = thresholds.order_by("-pk")
-    if before.isascii() and before.isdigit() and int(before) <= MAX_ID:
-        thresholds = thresholds.filter(pk__lt=int(before))
-    found = list(thresholds[: PAGE_SIZE + 1])
-    shown = found[:PAGE_SIZE]
-    next_url = with_parameters("", {**parameters, "before": shown[-1].pk}) if len(found) > PAGE_SIZE else ""
-    return shown, next_url, (with_parameters("", parameters) or "?") if before else ""
 
 
 # --- where they stand -----------------------------------------------------------------------------------------

@@ -17,8 +17,7 @@ from django.utils import timezone
 from accounts.access import Caller
 from accounts.domain import Scope
 from accounts.models import Organization
-from accounts.pages import text_parameter
-from alerts.contexts.words import with_parameters
+from accounts.pages import page_before, text_parameter
 from alerts.forms import EndpointForm
 from alerts.models import Delivery, DeliveryState, WebhookEndpoint
 from alerts.payloads import in_order
@@ -27,7 +26,6 @@ from billing.domain.notices import NoticeType
 from metering.contexts.breakdown import Link
 
 PAGE_SIZE = 50
-MAX_ID = 2**63 - 1
 
 DELIVERY_CLASSES: dict[str, str] = {DeliveryState.DELIVERED: "is-success", DeliveryState.FAILED: "is-danger"}
 BILLING_TYPES = frozenset(NoticeType)
@@ -146,23 +144,24 @@ class EndpointPage:
 def get_endpoint_page(
     request: HttpRequest, caller: Caller, endpoint: WebhookEndpoint, *, issued: ShownSecret | None = None
 ) -> EndpointPage:
-    """The endpoint with a page of its deliveries, newest first; `before` is the id of the page before's last row."""
-    state, before = text_parameter(request, "state"), text_parameter(request, "before")
+    """The endpoint with a page of its deliveries, newest first."""
+    state = text_parameter(request, "state")
     if state not in DeliveryState.values:
         state = ""
     deliveries = list_deliveries(endpoint=endpoint, state=state or None)
-    if before.isascii() and before.isdigit() and int(before) <= MAX_ID:
-        deliveries = deliveries.filter(pk__lt=int(before))
-    found = list(deliveries.select_related("crossing__customer", "crossing__metric").order_by("-pk")[: PAGE_SIZE + 1])
-    shown = found[:PAGE_SIZE]
-    parameters = {"state": state} if state else {}
+    page = page_before(
+        request,
+        deliveries.select_related("crossing__customer", "crossing__metric"),
+        size=PAGE_SIZE,
+        parameters={"state": state} if state else {},
+    )
     return EndpointPage(
         row=_endpoint_row(caller, endpoint),
-        deliveries=[_delivery_row(caller.organization, delivery) for delivery in shown],
+        deliveries=[_delivery_row(caller.organization, delivery) for delivery in page.rows],
         states=[Link(label, f"?state={value}#deliveries", value == state) for value, label in STATE_LABELS],
         is_filtered=bool(state),
-        next_url=with_parameters("", {**parameters, "before": shown[-1].pk}) if len(found) > PAGE_SIZE else "",
-        first_url=(with_parameters("", parameters) or "?") if before else "",
+        next_url=page.next_url,
+        first_url=page.first_url,
         issued=issued,
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
-from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
 from alerts.domain import ThresholdKind
@@ -72,7 +71,3 @@ def share_width(part: Decimal, whole: Decimal) -> str:
         return "100%" if part > 0 else "0%"
     percent = WIDE.divide(WIDE.multiply(part, FULL), whole)
     return f"{max(Decimal(0), min(FULL, percent)):.2f}%"
-
-
-def with_parameters(url: str, parameters: Mapping[str, str | int]) -> str:
-    return f"{url}?{urlencode(parameters)}" if parameters else url

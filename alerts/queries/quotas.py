@@ -24,7 +24,6 @@ from common.numbers import WIDE
 from metering import queries
 from metering.models import Aggregation, Metric
 
-MAX_ID = 2**63 - 1
 ZERO = Decimal(0)
 NO_QUOTA = QuotaTerms(QuotaMode.WARN, limit=None, grace=ZERO, warning_percents=[])
 
@@ -70,12 +69,7 @@ def list_quotas(*, organization: Organization) -> TenantQuerySet:
 
 def get_quota(*, organization: Organization, quota_id: int) -> Quota:
     """Return the quota. Raises `NotFound`, for a foreign id like for an absent one."""
-    found: Quota | None = None
-    if quota_id <= MAX_ID:
-        found = list_quotas(organization=organization).filter(pk=quota_id).first()
-    if found is None:
-        raise NotFound("There is no such quota.")
-    return found
+    return list_quotas(organization=organization).get_by_id(quota_id, "There is no such quota.")
 
 
 def get_reservation(

@@ -2,10 +2,7 @@
 
 from accounts.models import Organization
 from alerts.models import Threshold
-from common.errors import NotFound
 from common.models import TenantQuerySet
-
-MAX_ID = 2**63 - 1
 
 
 def list_thresholds(*, organization: Organization) -> TenantQuerySet:
@@ -16,9 +13,4 @@ def list_thresholds(*, organization: Organization) -> TenantQuerySet:
 
 def get_threshold(*, organization: Organization, threshold_id: int) -> Threshold:
     """Return the live threshold. Raises `NotFound`, for a foreign id like for an absent one."""
-    found: Threshold | None = None
-    if threshold_id <= MAX_ID:
-        found = list_thresholds(organization=organization).filter(pk=threshold_id).first()
-    if found is None:
-        raise NotFound("There is no such threshold.")
-    return found
+    return list_thresholds(organization=organization).get_by_id(threshold_id, "There is no such threshold.")

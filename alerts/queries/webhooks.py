@@ -2,10 +2,8 @@
 
 from accounts.models import Organization
 from alerts.models import Delivery, DeliveryAttempt, WebhookEndpoint
-from common.errors import NotFound
 from common.models import TenantQuerySet
 
-MAX_ID = 2**63 - 1
 # An endpoint that fails for three days has some twenty; replays add to them.
 MAX_ATTEMPTS = 200
 
@@ -16,12 +14,7 @@ def list_endpoints(*, organization: Organization) -> TenantQuerySet:
 
 def get_endpoint(*, organization: Organization, endpoint_id: int) -> WebhookEndpoint:
     """Return the endpoint. Raises `NotFound`, for a foreign id like for an absent one."""
-    found: WebhookEndpoint | None = None
-    if endpoint_id <= MAX_ID:
-        found = list_endpoints(organization=organization).filter(pk=endpoint_id).first()
-    if found is None:
-        raise NotFound("There is no such webhook endpoint.")
-    return found
+    return list_endpoints(organization=organization).get_by_id(endpoint_id, "There is no such webhook endpoint.")
 
 
 def list_deliveries(*, endpoint: WebhookEndpoint, state: str | None = None) -> TenantQuerySet:
@@ -32,12 +25,8 @@ def list_deliveries(*, endpoint: WebhookEndpoint, state: str | None = None) -> T
 
 def get_delivery(*, endpoint: WebhookEndpoint, delivery_id: int) -> Delivery:
     """Return a delivery of this endpoint, with the endpoint. Raises `NotFound`."""
-    found: Delivery | None = None
-    if delivery_id <= MAX_ID:
-        found = list_deliveries(endpoint=endpoint).select_related("endpoint").filter(pk=delivery_id).first()
-    if found is None:
-        raise NotFound("There is no such delivery.")
-    return found
+    deliveries = list_deliveries(endpoint=endpoint).select_related("endpoint")
+    return deliveries.get_by_id(delivery_id, "There is no such delivery.")
 
 
 def list_attempts(*, delivery: Delivery) -> list[DeliveryAttempt]:

@@ -27,7 +27,7 @@ from common.errors import ApplicationError, Conflict, FieldError, InvalidInput, 
 from common.numbers import exact_text
 from metering.domain import MAX_BATCH_EVENTS
 from metering.incoming import IncomingEvent
-from metering.models import Aggregation, Metric
+from metering.models import ADDITIVE, Aggregation, Metric
 from metering.services.ingest import ingest_events
 
 # The first half of the advisory lock's key; metric and customer are the second.
@@ -209,7 +209,7 @@ def _lock_current(reservation: Reservation) -> Reservation:
 
 
 def _refuse_unreservable(metric: Metric) -> None:
-    if metric.aggregation not in {Aggregation.COUNT, Aggregation.SUM}:
+    if metric.aggregation not in ADDITIVE:
         raise InvalidInput.of("metric", "Only amounts of counts and sums can be reserved.", "not_reservable")
     if metric.archived_at is not None:
         raise InvalidInput.of("metric", "The metric is archived; nothing uses it any more.", "metric_archived")

@@ -16,11 +16,10 @@ from accounts.services import record_audit
 from alerts.domain import ThresholdKind, ThresholdOrigin
 from alerts.models import AlertLog, Threshold, ThresholdState
 from common.errors import Conflict, InvalidInput
-from metering.models import Aggregation, Metric
+from metering.models import ADDITIVE, Metric
 
 # Per metric, without those that it declares itself. Every one of them is measured at every change of a customer.
 MAX_THRESHOLDS_PER_METRIC = 1000
-ADDITIVE = frozenset({Aggregation.COUNT, Aggregation.SUM})
 
 
 class ThresholdExists(Conflict):

@@ -71,6 +71,15 @@ def get_visible_customer(caller: Caller, external_id: str | None) -> Customer | 
     """Return the named customer; without a name all (None), or the one that the key is bound to."""
     if external_id is None and caller.customer_id is None:
         return None
+    return _get_customer(caller, external_id)
+
+
+def get_named_customer(caller: Caller, external_id: str) -> Customer:
+    """Return the named customer. Raises `NotFound`, also for any other than the one that the key is bound to."""
+    return _get_customer(caller, external_id)
+
+
+def _get_customer(caller: Caller, external_id: str | None) -> Customer:
     customer = None
     if external_id is None or "\x00" not in external_id:
         customer = find_customer(

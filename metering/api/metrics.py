@@ -94,6 +94,7 @@ class CatalogListView(CallerView):
 
 class CatalogInstallView(CallerView):
     scopes = {"POST": Scope.METRICS_WRITE}
+    methods_without_body = frozenset({"POST"})
 
     @extend_schema(operation_id="install_catalog", request=None, responses=OpenApiTypes.OBJECT)
     def post(self, request: Request, name: str) -> Response:

@@ -9,7 +9,7 @@ from decimal import Decimal
 
 from metering.contexts.lines import group_label
 from metering.contexts.view import MetricView
-from metering.contexts.words import ADDITIVE
+from metering.models import ADDITIVE
 from metering.queries import BreakdownRow, Usage
 from metering.sql.usage import CUSTOMER
 

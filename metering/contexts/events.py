@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
-from urllib.parse import urlencode
 
 import msgspec
 from django.forms import Form
@@ -17,7 +16,7 @@ from django.urls import reverse
 
 from accounts.access import Caller
 from accounts.models import Customer, Organization
-from accounts.pages import text_parameter
+from accounts.pages import page_before, read_id, text_parameter, with_parameters
 from common.errors import NotFound
 from common.numbers import exact_text
 from metering.contexts.filters import Option
@@ -34,7 +33,8 @@ INBOX_PAGE_SIZE = 50
 # The table shows the first properties; the event's own page has all.
 MAX_LISTED_PROPERTIES = 4
 MAX_PROPERTY_CHARACTERS = 40
-MAX_ID = 2**63 - 1
+# Enough up to the year 2286.
+MAX_MICROSECOND_DIGITS = 16
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 
@@ -111,11 +111,11 @@ def get_event_list(request: HttpRequest, caller: Caller) -> EventListPage:
         metrics=[_metric_option(metric, wanted.metric) for metric in active_metrics],
         is_filtered=is_filtered,
         is_tail=before is None,
-        stream_url=_with_parameters("/v1/events/stream", {"organization": str(organization.pk), **wanted.parameters}),
-        rows_url=_with_parameters(reverse("metering:event_rows", args=[organization.pk]), wanted.parameters),
+        stream_url=with_parameters("/v1/events/stream", {"organization": str(organization.pk), **wanted.parameters}),
+        rows_url=with_parameters(reverse("metering:event_rows", args=[organization.pk]), wanted.parameters),
         problems=wanted.problems,
         next_url=_next_url(wanted, shown) if len(found) > TAIL_SIZE else "",
-        first_url=_with_parameters("", wanted.parameters) or "?" if before else "",
+        first_url=with_parameters("", wanted.parameters) or "?" if before else "",
         first_event=get_first_event(request, active_metrics[0] if active_metrics else None) if is_first_time else None,
     )
 
@@ -157,17 +157,15 @@ def _read_filters(request: HttpRequest, organization: Organization) -> _Wanted:
 def _next_url(wanted: _Wanted, shown: Sequence[EventRow]) -> str:
     last = shown[-1]
     position = f"{(last.timestamp - EPOCH) // MICROSECOND}.{last.offset}"
-    return _with_parameters("", {**wanted.parameters, "before": position})
+    return with_parameters("", {**wanted.parameters, "before": position})
 
 
 def _parse_position(text: str) -> EventPosition | None:
     """Read `<microseconds since the epoch>.<offset>`; anything else is the newest page."""
-    microseconds, _, offset = text.partition(".")
-    if not (microseconds.isascii() and microseconds.isdigit() and offset.isascii() and offset.isdigit()):
-        return None
-    if len(microseconds) > 16 or int(offset) > MAX_ID:
-        return None
-    return EventPosition(EPOCH + int(microseconds) * MICROSECOND, int(offset))
+    time, _, place = text.partition(".")
+    is_time = time.isascii() and time.isdigit() and len(time) <= MAX_MICROSECOND_DIGITS
+    offset = read_id(place)
+    return EventPosition(EPOCH + int(time) * MICROSECOND, offset) if is_time and offset is not None else None
 
 
 def _tail_rows(organization: Organization, events: Iterable[EventRow]) -> list[TailRow]:
@@ -192,7 +190,7 @@ def _tail_row(event: EventRow, event_url: str) -> TailRow:
         is_voided=event.is_voided,
         properties=properties,
         more_count=len(event.properties) - len(properties),
-        url=_with_parameters(event_url, {"key": event.idempotency_key}),
+        url=with_parameters(event_url, {"key": event.idempotency_key}),
     )
 
 
@@ -209,10 +207,6 @@ def _shortened(text: str) -> str:
 
 def _metric_option(metric: Metric, chosen: Metric | None) -> Option:
     return Option(metric.code, metric_name(metric), chosen is not None and chosen.pk == metric.pk)
-
-
-def _with_parameters(url: str, parameters: dict[str, str]) -> str:
-    return f"{url}?{urlencode(parameters)}" if parameters else url
 
 
 # --- one event ------------------------------------------------------------------------------------------------
@@ -262,7 +256,7 @@ def get_event_page(caller: Caller, idempotency_key: str, *, form: Form, can_void
             for metric in metrics
         ],
         void=void,
-        replacement_url=_with_parameters(event_url, {"key": void.replacement_key})
+        replacement_url=with_parameters(event_url, {"key": void.replacement_key})
         if void and void.replacement_key
         else "",
         can_void=can_void and void is None,
@@ -310,18 +304,13 @@ class InboxPage:
 
 
 def get_inbox_page(request: HttpRequest, caller: Caller) -> InboxPage:
-    """A page of what waits, newest first; `before` is the id of the page before's last row."""
-    before = text_parameter(request, "before")
-    waiting = list_inbox(organization=caller.organization).order_by("-pk")
-    if before.isascii() and before.isdigit() and int(before) <= MAX_ID:
-        waiting = waiting.filter(pk__lt=int(before))
-    found = list(waiting[: INBOX_PAGE_SIZE + 1])
-    shown = found[:INBOX_PAGE_SIZE]
+    """A page of what waits, newest first."""
+    page = page_before(request, list_inbox(organization=caller.organization), size=INBOX_PAGE_SIZE)
     return InboxPage(
-        rows=[_inbox_row(event) for event in shown],
+        rows=[_inbox_row(event) for event in page.rows],
         is_kept=caller.organization.is_unmatched_kept,
-        next_url=f"?before={shown[-1].pk}" if len(found) > INBOX_PAGE_SIZE else "",
-        first_url="?" if before else "",
+        next_url=page.next_url,
+        first_url=page.first_url,
     )
 
 

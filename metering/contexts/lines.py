@@ -9,8 +9,9 @@ from decimal import Decimal
 from accounts.models import Customer
 from metering.charts import REST, SERIES_COUNT, Bucket, Chart, ChartLine, multi_line, stacked_bars, total_of
 from metering.contexts.view import MetricView, UsageView
-from metering.contexts.words import ADDITIVE, NO_VALUE, bucket_tick, bucket_title, metric_name
+from metering.contexts.words import NO_VALUE, bucket_tick, bucket_title, metric_name
 from metering.domain import EXACT, Granularity
+from metering.models import ADDITIVE
 from metering.queries import BreakdownRow, Point, UsageSeries, get_series
 from metering.sql.usage import CUSTOMER
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from zoneinfo import ZoneInfo
 
 from metering.domain import Granularity
-from metering.models import Aggregation, Metric, PeriodType
+from metering.models import ADDITIVE, Aggregation, Metric, PeriodType
 
 AGGREGATION_LABELS: dict[str, str] = {
     Aggregation.COUNT: "count of events",
@@ -17,8 +17,6 @@ AGGREGATION_LABELS: dict[str, str] = {
     Aggregation.COUNT_UNIQUE: "distinct count",
 }
 
-# Whether groups and buckets may be added up. A maximum or a distinct count over two days is not the sum of the two.
-ADDITIVE = frozenset({Aggregation.COUNT, Aggregation.SUM})
 PER_CUSTOMER = frozenset({Aggregation.MAX, Aggregation.MIN, Aggregation.LATEST})
 
 NO_VALUE = "(none)"

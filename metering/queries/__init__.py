@@ -16,6 +16,7 @@ from metering.queries.usage import (
     list_customer_groups,
     list_customer_values,
     list_groups,
+    list_running_groups,
     list_values,
 )
 
@@ -41,6 +42,7 @@ __all__ = [
     "list_events",
     "list_groups",
     "list_inbox",
+    "list_running_groups",
     "list_values",
     "period_of_month",
     "previous_period",

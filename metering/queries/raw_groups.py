@@ -16,7 +16,7 @@ from accounts.models import Organization
 from common.errors import InvalidInput
 from metering.domain import Span
 from metering.feeds import list_feed_ids
-from metering.models import Aggregation, Metric
+from metering.models import ADDITIVE, Aggregation, Metric
 from metering.queries.reading import Filters, RangeNotKept
 from metering.sql import raw_groups
 from metering.sql.raw_groups import Histogram, Ranking
@@ -25,7 +25,6 @@ from metering.sql.usage import find_horizon
 
 # About what a million events take; nobody waits for a page much longer, and a worker is held meanwhile.
 TIMEOUT_MS = 15_000
-_ADDITIVE = frozenset({Aggregation.COUNT, Aggregation.SUM})
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,7 @@ def list_raw_groups(
     feeds of each measure, and one for all groups. Raises `RangeNotKept` where raw events of the range are gone, and
     `InvalidInput` (`range_too_long`) after the timeout.
     """
-    assert all(Aggregation(measure.metric.aggregation) in _ADDITIVE for measure in measures.values())
+    assert all(Aggregation(measure.metric.aggregation) in ADDITIVE for measure in measures.values())
     fed = {name: _find_feeds(measure) for name, measure in measures.items()}
     try:
         with transaction.atomic():

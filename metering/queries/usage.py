@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import reduce
+from itertools import pairwise, starmap
 from operator import attrgetter
 from zoneinfo import ZoneInfo
 
@@ -34,6 +35,7 @@ from metering.domain import (
     Span,
     list_buckets,
     merge_cells,
+    running_merges,
 )
 from metering.models import Aggregation, Metric
 from metering.queries.member_counts import count_members
@@ -237,6 +239,38 @@ def _read_lines(reading: Reading, spans: Sequence[Span]) -> dict[LineKey, Decima
     """Return the value of each line that has events: a bucket without any has no row."""
     cells = reading.list_cells(spans, is_own_aggregate_only=True)
     return {key: _value(reading.selection.metric, line, ()) for key, line in cells.items()}
+
+
+def list_running_groups(
+    *,
+    organization: Organization,
+    metric: Metric,
+    edges: Sequence[datetime],
+    group_by: Sequence[str],
+    customer_id: int,
+    filters: Filters | None = None,
+) -> list[tuple[dict[str, str | None], list[Decimal]]]:
+    """Return the groups of a customer, in no order, with the metric's value from the first edge up to each later one.
+
+    What `list_customer_groups` says of each of these ranges, in one read of the whole; zero where a group has no
+    events yet.
+    """
+    assert CUSTOMER not in group_by
+    reading = Reading.prepare(organization, metric, customer_id, filters, (CUSTOMER, *group_by), None)
+    pieces = list(starmap(Span, pairwise(edges)))
+    restarts = [place == 0 for place in range(len(pieces))]
+    with snapshot(metric):
+        lines: dict[LineKey, list[Decimal]]
+        if reading.counts_members:
+            members = list_members(reading, pieces)
+            lines = {
+                key: [Decimal(len(cell.added)) for cell in running_merges(line, restarts)]
+                for key, line in members.items()
+            }
+        else:
+            cells = reading.list_cells(pieces, is_own_aggregate_only=True)
+            lines = {key: _list_values(metric, [running_merges(line, restarts)]) for key, line in cells.items()}
+    return [(dict(zip(group_by, group, strict=True)), values) for (_, group), values in lines.items()]
 
 
 def list_customer_values(

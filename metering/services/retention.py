@@ -3,20 +3,29 @@
 In two steps an hour apart: a run first deletes what lies before the horizon that the last run set, then moves the
 horizon on. A read that looked up the horizon just before the move therefore still finds everything it counts on.
 Every delete is a small transaction of its own, so that ingest never waits behind one.
+
+Raw events of a time that is not billed yet stay, however short the retention (`settings.UNBILLED_FROM`). Those that
+only an adjustment or an explanation of a final invoice would read go by it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import structlog
+from django.conf import settings
 from django.db import connection, transaction
+from django.utils.module_loading import import_string
 
 from accounts.models import Organization
 from metering.domain import DAY, floor_time
 from metering.models import Horizon
 from metering.services.rollup import MINUTE_RETENTION, ensure_horizon
 from metering.sql import roll_up
+
+logger = structlog.get_logger(__name__)
 
 DELETE_ROWS = 5_000
 
@@ -100,9 +109,31 @@ def _advance(organization: Organization, now: datetime) -> None:
     horizon = Horizon.objects.for_organization(organization).select_for_update().get()
     horizon.minutes_from = max(horizon.minutes_from, floor_time(now - MINUTE_RETENTION, DAY))
     if organization.raw_retention_days is not None:
-        kept_from = floor_time(now - timedelta(days=organization.raw_retention_days), DAY)
+        age = timedelta(days=organization.raw_retention_days)
+        kept_from = _hold_back(organization, floor_time(now - age, DAY), horizon.raw_from)
         horizon.raw_from = max(horizon.raw_from or kept_from, kept_from)
     horizon.save()
+
+
+def _hold_back(organization: Organization, kept_from: datetime, gone_before: datetime | None) -> datetime:
+    """Return where raw events are kept from, however short the setting: what is not billed yet needs them.
+
+    They tell what lies on which side of an edge that cuts an hour, as where a period begins or a plan changes.
+    """
+    if settings.UNBILLED_FROM is None:
+        return kept_from
+    tell: Callable[[Organization, datetime | None], datetime | None] = import_string(settings.UNBILLED_FROM)
+    unbilled_from = tell(organization, gone_before)
+    # A day earlier, so that whatever else the edge touches is whole too.
+    if unbilled_from is None or (needed_from := floor_time(unbilled_from, DAY) - DAY) >= kept_from:
+        return kept_from
+    logger.info(
+        "raw events are kept for what is not billed yet",
+        organization=organization.pk,
+        kept_from=needed_from.isoformat(),
+        by_setting=kept_from.isoformat(),
+    )
+    return needed_from
 
 
 def _delete(statement: str, organization: Organization, before: datetime) -> int:

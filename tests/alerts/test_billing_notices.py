@@ -83,7 +83,7 @@ class TestTelling:
         update_endpoint(endpoint=disabled, changes={"is_enabled": False}, actor="test", now=now)
         tell_of(org, now, *NoticeType)
 
-        assert tell_notices() == Told(notices=7, messages=8)
+        assert tell_notices() == Told(notices=8, messages=9)
 
         assert sent_to(everything) == list(NoticeType)
         assert [sent_to(each) for each in (budgets, alerts, unnamed, disabled)] == [[BUDGET], [], [], []]

@@ -381,7 +381,8 @@ class TestKeys:
         self, api_with: Callable[..., Api], path: str, needed: str, others: list[str]
     ) -> None:
         assert api_with(*others).refuse("POST", path, CHECK)[:2] == (403, "missing_scope")
-        assert api_with(needed).call("POST", path, CHECK).status_code in {200, 201, 404}
+        body = None if path.endswith("release") else CHECK
+        assert api_with(needed).call("POST", path, body).status_code in {200, 201, 404}
 
     def test_bound_to_a_customer_it_asks_and_takes_for_that_one_alone(
         self, api_with: Callable[..., Api], gate: Gate

@@ -168,6 +168,7 @@ class Play:
                 if names.pop("as_of") is None:
                     groups = queries.list_groups(group_by=question.group_by, **names)
                     assert sorted(map(repr, groups)) == sorted(repr(row.group) for row in rows)
+                    self._ask_running(question)
             case _:
                 series = queries.get_series(
                     granularity=Granularity(question.granularity),
@@ -203,6 +204,29 @@ class Play:
         assert len(found) == sum(map(len, customers.values()))
         expected = self._true_breakdown(replace(question, group_by=("customer", *keys)))
         assert found == {group: numbers.value for group, numbers in expected.items()}
+
+    def _ask_running(self, question: Question) -> None:
+        """Ask how the groups of one customer grew, in three steps, to what they are at the end."""
+        customer = question.customer or min(self.customers, default=None)
+        third = (question.end - question.start) // 3
+        if customer is None or not third:
+            return
+        edges = [question.start, question.start + third, question.start + 2 * third, question.end]
+        keys = tuple(key for key in question.group_by if key != "customer")
+        groups = queries.list_running_groups(
+            organization=self.meter.organization,
+            metric=self.meter.metrics[question.metric.code],
+            edges=edges,
+            group_by=keys,
+            customer_id=self.meter.customer_id(customer),
+            filters=question.filters,
+        )
+        for place, edge in enumerate(edges[1:]):
+            expected = self._true_breakdown(replace(question, customer=customer, end=edge, group_by=keys))
+            found = {tuple(group[key] for key in keys): Fraction(values[place]) for group, values in groups}
+            assert {group: value for group, value in found.items() if value} == {
+                group: numbers.value for group, numbers in expected.items() if numbers.value
+            }
 
     def ask_over_http(self, question: Question) -> None:
         path = "/v1/usage" + {"usage": "", "breakdown": "/breakdown", "series": "/series"}[question.kind]

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 from django.db import connection
+from structlog.testing import capture_logs
 
+from accounts.models import Organization
 from metering.domain import Granularity
 from metering.models import Event, EventVoid, Horizon, IngestBatch
 from metering.queries import Usage, get_series
@@ -175,6 +177,31 @@ def test_the_horizon_never_moves_back(meter: Meter) -> None:
     prune(meter)
 
     assert Horizon.objects.for_organization(meter.organization).get().raw_from == KEPT_FROM
+
+
+def test_what_is_not_billed_yet_is_kept_with_a_day_before_and_logged(meter: Meter, settings: Any) -> None:
+    settings.UNBILLED_FROM = "tests.metering.test_services_retention.unbilled_from"
+
+    with capture_logs() as logs:
+        for _ in range(2):
+            prune(meter)
+
+    horizon = Horizon.objects.for_organization(meter.organization).get()
+    assert horizon.raw_from == utc(2026, 11, 4)
+    assert keys(meter) == ["old 2", "kept 1", "kept 2"]
+    [held, _] = [entry for entry in logs if entry["event"] == "raw events are kept for what is not billed yet"]
+    assert (held["kept_from"], held["by_setting"]) == ("2026-11-04T00:00:00+00:00", "2026-11-10T00:00:00+00:00")
+    # Where nobody is billed nothing is held.
+    settings.UNBILLED_FROM = None
+    prune(meter)
+    horizon.refresh_from_db()
+    assert horizon.raw_from == KEPT_FROM
+
+
+def unbilled_from(organization: Organization, gone_before: datetime | None) -> datetime:
+    """Tell, as billing does, that a subscription began within an hour."""
+    assert gone_before in {None, utc(2026, 11, 4)}
+    return utc(2026, 11, 5, 10, 17, 33)
 
 
 def test_without_a_limit_every_raw_event_is_kept(meter: Meter) -> None:

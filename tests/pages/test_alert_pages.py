@@ -58,6 +58,21 @@ class TestHistory:
         assert len(page.problems) == 3
         assert len(page.rows) == 2
 
+    @pytest.mark.parametrize("path", ["alerts/", "thresholds/", "quotas/", "events/"])
+    def test_the_form_says_what_the_list_is_filtered_by(
+        self, browser: Client, page_url: PageUrl, crossed: Watch, path: str
+    ) -> None:
+        threshold = Threshold.objects.for_organization(crossed.organization).get()
+
+        text = text_of(browser.get(page_url(f"{path}?customer=ann&metric=m&threshold={threshold.pk}")))
+
+        form = text[text.index('<form class="toolbar"') : text.index("</form>", text.index('<form class="toolbar"'))]
+        assert 'name="customer" value="ann"' in form
+        assert re.findall(r'<option value="(\w*)" selected>', form) == ["m"]
+        assert f'href="{page_url(path)}">Clear' in form
+        assert (f'name="threshold" value="{threshold.pk}"' in form) == (path == "alerts/")
+        assert ('list="customer-ids"' in form) == ('<datalist id="customer-ids">' in form) == (path != "events/")
+
     def test_pages_hold_every_alert_once_newest_first(
         self, browser: Client, page_url: PageUrl, watch: Watch, monkeypatch: pytest.MonkeyPatch
     ) -> None:

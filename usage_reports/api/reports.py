@@ -73,6 +73,7 @@ class ReportView(CallerView):
 
 class SendReportView(CallerView):
     scopes = {"POST": Scope.METRICS_WRITE}
+    methods_without_body = frozenset({"POST"})
 
     @extend_schema(operation_id="send_report", request=None, responses={202: shapes.ReportRunRead})
     def post(self, request: Request, report_id: int) -> Response:

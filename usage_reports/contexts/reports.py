@@ -13,7 +13,7 @@ from django.urls import reverse
 
 from accounts.access import Caller
 from accounts.models import Organization
-from accounts.pages import text_parameter
+from accounts.pages import page_before
 from accounts.queries import suggest_customers
 from metering.contexts.words import NO_VALUE, metric_name
 from metering.domain import Mode, Span
@@ -27,7 +27,6 @@ from usage_reports.services.mails import range_ends
 from usage_reports.services.opt_outs import MailingPlace
 
 PAGE_SIZE = 30
-MAX_ID = 2**63 - 1
 FORMAT_LABELS = {"csv": "CSV", "ndjson": "NDJSON", "parquet": "Parquet"}
 STATE_CLASSES = {RunState.PENDING: "is-accent", RunState.SENT: "is-success", RunState.FAILED: "is-danger"}
 MODE_TEXTS = {Mode.MONTH_TO_DATE: ", each with its month so far", Mode.ROLLING_30D: ", each with its 30 days"}
@@ -97,27 +96,15 @@ class ReportListPage:
 def get_report_list(request: HttpRequest, caller: Caller) -> ReportListPage:
     """A page of the reports, newest first. Four queries, however many there are."""
     organization = caller.organization
-    found = _page(request, queries.list_reports(organization=organization))
-    last_runs = queries.find_last_runs(organization=organization, reports=found[:PAGE_SIZE])
+    page = page_before(request, queries.list_reports(organization=organization), size=PAGE_SIZE)
+    last_runs = queries.find_last_runs(organization=organization, reports=page.rows)
     return ReportListPage(
-        rows=[_report_row(report, last_runs.get(report.pk)) for report in found[:PAGE_SIZE]],
+        rows=[_report_row(report, last_runs.get(report.pk)) for report in page.rows],
         new_url=reverse("usage_reports:new_report", args=[organization.pk]),
         has_metrics=list_active_metrics(organization=organization).exists(),
-        next_url=_next_url(found),
-        first_url="?" if text_parameter(request, "before") else "",
+        next_url=page.next_url,
+        first_url=page.first_url,
     )
-
-
-def _page(request: HttpRequest, rows: Any) -> list[Any]:
-    """Return a page, newest first, and one row more where there is a next one."""
-    before = text_parameter(request, "before")
-    if before.isascii() and before.isdigit() and int(before) <= MAX_ID:
-        rows = rows.filter(pk__lt=int(before))
-    return list(rows.order_by("-pk")[: PAGE_SIZE + 1])
-
-
-def _next_url(found: list[Any]) -> str:
-    return f"?{urlencode({'before': found[PAGE_SIZE - 1].pk})}" if len(found) > PAGE_SIZE else ""
 
 
 def _report_row(report: Report, last_run: ReportRun | None) -> ReportRow:
@@ -190,7 +177,7 @@ class ReportPage:
 
 
 def get_report_page(request: HttpRequest, report: Report) -> ReportPage:
-    found = _page(request, queries.list_runs(report=report))
+    page = page_before(request, queries.list_runs(report=report), size=PAGE_SIZE)
     arguments = [report.organization_id, report.pk]
     return ReportPage(
         report=report,
@@ -201,10 +188,10 @@ def get_report_page(request: HttpRequest, report: Report) -> ReportPage:
         range_label=report.get_range_name_display(),
         schedule=schedule_text(report),
         recipients=_recipient_rows(report),
-        runs=[_run_row(report, run) for run in found[:PAGE_SIZE]],
+        runs=[_run_row(report, run) for run in page.rows],
         downloads=_downloads(reverse("usage_reports:download_report", args=arguments)),
-        next_url=_next_url(found),
-        first_url="?" if text_parameter(request, "before") else "",
+        next_url=page.next_url,
+        first_url=page.first_url,
     )
 
 

@@ -6,11 +6,11 @@ from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
-from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from django.views.decorators.http import require_POST, require_safe
 
 from accounts.access import Caller
 from accounts.domain import Scope
-from accounts.pages import organization_page, render_page
+from accounts.pages import organization_page, read_or_post, render_page
 from common.errors import ApplicationError, InvalidInput
 from metering.dialects.gateway.contexts.routes import check_typed, get_route_form_page, get_route_list
 from metering.dialects.gateway.contexts.settings import SettingsPage
@@ -19,8 +19,6 @@ from metering.dialects.gateway.models import Route
 from metering.dialects.gateway.queries.routes import get_route, list_unit_metrics
 from metering.dialects.gateway.services import routes as route_services
 from metering.dialects.gateway.services.settings import change_settings, get_settings
-
-read_or_post = require_http_methods(["GET", "HEAD", "POST"])
 
 
 @require_safe

@@ -6,11 +6,11 @@ from django.contrib.auth.views import redirect_to_login
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_http_methods, require_safe
+from django.views.decorators.http import require_safe
 
 from accounts.access import Caller, caller_for_session
 from accounts.domain import Scope
-from accounts.pages import organization_page, render_page
+from accounts.pages import organization_page, read_or_post, render_page
 from common.content_security import HEADER, content_security_policy
 from common.errors import ApplicationError, NotFound
 from metering.dialects.influx.contexts.fleet import get_fleet_page
@@ -37,7 +37,7 @@ def server(request: HttpRequest, caller: Caller, server_id: int) -> HttpResponse
 
 
 @never_cache
-@require_http_methods(["GET", "HEAD", "POST"])
+@read_or_post
 def start(request: HttpRequest) -> HttpResponse:
     """Where the client sends a person: they choose an organization, and the product gets a token for it.
 

@@ -9,11 +9,11 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils import timezone
-from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from django.views.decorators.http import require_POST, require_safe
 
 from accounts.access import Caller
 from accounts.domain import Scope
-from accounts.pages import add_errors, organization_page, render_page, text_parameter
+from accounts.pages import add_errors, organization_page, read_or_post, render_page, text_parameter
 from common.errors import ApplicationError, InvalidInput, NotFound
 from metering.dialects.weave import services
 from metering.dialects.weave.access import list_visible_records, require_mapping
@@ -22,7 +22,6 @@ from metering.dialects.weave.contexts.quarantine import get_quarantine_page
 from metering.dialects.weave.forms import MapForm, QuarantineForm, SettingsForm, UnmapForm
 
 SECTION = "forwarding"
-read_or_post = require_http_methods(["GET", "HEAD", "POST"])
 
 
 @require_safe

@@ -16,8 +16,9 @@ from metering.contexts.lines import (
     rest_of,
     tabulate_lines,
 )
-from metering.contexts.words import ADDITIVE, AGGREGATION_LABELS, bucket_title, metric_name
+from metering.contexts.words import AGGREGATION_LABELS, bucket_title, metric_name
 from metering.domain import Mode
+from metering.models import ADDITIVE
 from metering.sql.usage import CUSTOMER
 from usage_reports.contexts.explorer.address import MODE_LABELS
 from usage_reports.contexts.explorer.view import ExploredUsage, ExplorerView, Group, GroupUsage

@@ -19,7 +19,7 @@ from rest_framework.request import Request
 from accounts.api.base import CallerView
 from accounts.domain import Scope
 from common.errors import PermissionRefused
-from metering.api.base import get_visible_customer
+from metering.api.base import get_named_customer, get_visible_customer
 from metering.queries.reading import RangeNotKept
 from usage_reports.gateway import files
 from usage_reports.gateway.answers import list_json, summary_json, user_usage_json
@@ -209,8 +209,7 @@ class UserUsageView(AnalyticsView):
 
     @extend_schema(operation_id="get_user_usage", parameters=[shapes.PeriodQuery], responses=OpenApiTypes.OBJECT)
     def get(self, request: Request, user_id: str) -> HttpResponse:
-        customer = get_visible_customer(self.caller, user_id)
-        assert customer is not None  # one is named
+        customer = get_named_customer(self.caller, user_id)
         period = self.query["period"]
         usage = get_user_usage(
             organization=self.caller.organization,

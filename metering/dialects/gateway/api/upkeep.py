@@ -21,7 +21,7 @@ from accounts.domain import Scope
 from accounts.models import Customer, Organization
 from common.api import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, Flag, StrictSerializer, Text, WholeNumber
 from common.errors import InvalidInput, NotFound, Unavailable
-from metering.api.base import get_visible_customer
+from metering.api.base import get_named_customer
 from metering.api.events import event_json
 from metering.dialects.gateway.queries.logs import LogEntry, list_usage_log
 from metering.dialects.gateway.services.cleanup import Cleanup, clean_up_by_hand, parse_age
@@ -171,7 +171,7 @@ class ExportDataView(CallerView):
     @extend_schema(operation_id="export_user_data", responses=OpenApiTypes.OBJECT)
     def get(self, request: Request, user_id: str) -> StreamingHttpResponse:
         """Everything that is held on the user, as one JSON document."""
-        customer = _get_user(self, user_id)
+        customer = get_named_customer(self.caller, user_id)
         # Before the first byte: Redis may be away.
         queued = list_waiting(organization=self.caller.organization, customer=customer.external_id)
         response = StreamingHttpResponse(
@@ -186,6 +186,7 @@ class ExportDataView(CallerView):
 
 class DeleteUsageView(CallerView):
     scopes = {"POST": Scope.ADMIN, "DELETE": Scope.ADMIN}
+    methods_without_body = frozenset({"POST", "DELETE"})
 
     @extend_schema(
         operation_id="delete_user_usage",
@@ -226,12 +227,6 @@ class DeleteUsageView(CallerView):
     def post(self, request: Request, user_id: str) -> HttpResponse:
         """As DELETE."""
         return self.delete(request, user_id)
-
-
-def _get_user(view: CallerView, user_id: str) -> Customer:
-    customer = get_visible_customer(view.caller, user_id)
-    assert customer is not None  # one is named
-    return customer
 
 
 def _refuse_nul(user_id: str) -> None:

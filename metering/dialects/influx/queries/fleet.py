@@ -8,9 +8,7 @@ from typing import Any
 
 from django.db.models import Count, Max, Q
 
-from accounts.access import IDS
 from accounts.models import Organization
-from common.errors import NotFound
 from common.models import TenantQuerySet
 from metering.dialects.influx.models import Server
 
@@ -71,10 +69,7 @@ def silent_since(silence: timedelta | None, now: datetime) -> Q:
 def get_server(*, organization: Organization, server_id: int) -> Server:
     """Return the server by the id of its row. Raises `NotFound`."""
     servers = Server.objects.for_organization(organization).select_related("customer")
-    server: Server | None = servers.filter(pk=server_id).first() if server_id in IDS else None
-    if server is None:
-        raise NotFound("There is no such server.")
-    return server
+    return servers.get_by_id(server_id, "There is no such server.")
 
 
 def measure_fleet(*, organization: Organization, silence: timedelta | None, now: datetime) -> FleetSize:

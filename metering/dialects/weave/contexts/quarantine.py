@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from urllib.parse import urlencode
 
 import msgspec
 from django.http import HttpRequest
 
 from accounts.access import Caller
-from accounts.pages import text_parameter
+from accounts.pages import page_before, text_parameter
 from metering.dialects.weave.access import list_visible_records
 from metering.dialects.weave.contexts.forwarding import reason_label
 from metering.dialects.weave.models import QuarantinedRecord
 
 PAGE_SIZE = 50
-MAX_ID = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,22 +41,17 @@ class QuarantinePage:
 
 
 def get_quarantine_page(request: HttpRequest, caller: Caller) -> QuarantinePage:
-    """A page of what waits, newest first; `before` is the id of the page before's last row."""
-    instance, before = text_parameter(request, "instance"), text_parameter(request, "before")
-    filters = {"instance": instance} if instance else {}
+    """A page of what waits, newest first."""
+    instance = text_parameter(request, "instance")
     waiting = list_visible_records(caller)
     if instance:
         waiting = waiting.filter(internal_instance_id=instance)
-    if before.isascii() and before.isdigit() and int(before) <= MAX_ID:
-        waiting = waiting.filter(pk__lt=int(before))
-    found = list(waiting[: PAGE_SIZE + 1])
-    shown = found[:PAGE_SIZE]
-    has_more = len(found) > PAGE_SIZE
+    page = page_before(request, waiting, size=PAGE_SIZE, parameters={"instance": instance} if instance else {})
     return QuarantinePage(
-        rows=[_record_row(record) for record in shown],
+        rows=[_record_row(record) for record in page.rows],
         instance=instance,
-        next_url="?" + urlencode({**filters, "before": shown[-1].pk}) if has_more else "",
-        first_url="?" + urlencode(filters) if before else "",
+        next_url=page.next_url,
+        first_url=page.first_url,
     )
 
 
