@@ -1,14 +1,22 @@
 """The staff's lens on billing: what is sold, to whom, and what Stripe is told of it.
 
-Nothing is changed here, but that a failed event of Stripe's may be handled once more.
+Nothing is changed here, but that what Stripe refused, and a failed event of Stripe's, may be tried once more.
 """
 
-from django.contrib import admin
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 
 from accounts.admin import ReadOnlyAdmin
+from billing.domain.reporting import ReportState
 from billing.models import (
     InboxState,
     Plan,
@@ -23,7 +31,10 @@ from billing.models import (
     SubscriptionPhase,
     UsageReport,
 )
+from billing.services.reporting import retry_report
 from billing.services.stripe_inbox import handle_event
+from billing.services.stripe_invoices import retry_push
+from common.errors import ApplicationError
 
 
 @admin.register(Plan)
@@ -95,6 +106,15 @@ class UsageReportAdmin(ReadOnlyAdmin):
     list_filter = ("state",)
     search_fields = ("identifier", "stripe_customer_id", "organization__name")
     list_select_related = ("organization", "metric")
+    actions = ("retry",)
+
+    @admin.action(description="Say again what was rejected")
+    def retry(self, request: HttpRequest, rows: QuerySet[UsageReport]) -> None:
+        rejected = rows.filter(state=ReportState.REJECTED).select_related("organization", "subscription__customer")
+        actor, now = _actor(request), timezone.now()
+        _tell_retried(
+            self, request, [partial(retry_report, report=row, actor=actor, now=now) for row in rejected], "reports"
+        )
 
 
 @admin.register(StripeDrift)
@@ -121,6 +141,17 @@ class StripeInvoiceAdmin(ReadOnlyAdmin):
     list_filter = ("state", "stripe_status")
     search_fields = ("invoice__number__startswith", "stripe_invoice_id", "stripe_customer_id")
     list_select_related = ("organization", "invoice")
+    actions = ("retry",)
+
+    @admin.action(description="Try again what was rejected")
+    def retry(self, request: HttpRequest, rows: QuerySet[StripeInvoice]) -> None:
+        actor, now = _actor(request), timezone.now()
+        _tell_retried(
+            self,
+            request,
+            [partial(retry_push, push=row, actor=actor, now=now) for row in rows.filter(state=ReportState.REJECTED)],
+            "invoices",
+        )
 
 
 @admin.register(StripeEvent)
@@ -136,3 +167,24 @@ class StripeEventAdmin(ReadOnlyAdmin):
         states = [handle_event(event_id=row.pk, now=timezone.now()) for row in rows.filter(state=InboxState.FAILED)]
         done = sum(state == InboxState.DONE for state in states)
         self.message_user(request, f"{done} of {len(states)} failed events are handled.")
+
+
+def _tell_retried(
+    model_admin: admin.ModelAdmin[Any], request: HttpRequest, retries: Sequence[Callable[[], object]], what: str
+) -> None:
+    """Do each, and tell how many were tried and why others were not."""
+    refusals = Counter[str]()
+    for retry in retries:
+        try:
+            retry()
+        except ApplicationError as error:
+            refusals[error.message] += 1
+    done = len(retries) - refusals.total()
+    model_admin.message_user(request, f"{done} of {len(retries)} rejected {what} are tried again.")
+    for message, count in refusals.items():
+        model_admin.message_user(request, f"{count}: {message}", messages.WARNING)
+
+
+def _actor(request: HttpRequest) -> str:
+    """Name the staff member as such: to the organization they are a stranger."""
+    return f"staff:{request.user.get_username()}"

@@ -15,8 +15,8 @@ from rest_framework.status import HTTP_201_CREATED
 from accounts.api.base import CallerView
 from accounts.api.schema import page_of
 from accounts.domain import Scope
-from accounts.models import Customer
 from billing.api import reporting_serializers as shapes
+from billing.queries.billing_usage import CURRENT, LAST
 from billing.queries.reporting import (
     count_states,
     find_stripe_customer,
@@ -31,15 +31,16 @@ from billing.services.reporting import (
     PLAN_AT_ONCE,
     PlanRun,
     SendRun,
-    open_sink,
+    confirm_report,
     plan_reports,
     report_usage,
     retry_report,
 )
+from billing.services.stripe_account import open_sink
 from billing.services.stripe_names import forget_customer, forget_meter, name_customer, name_meter
 from common.api import ListQuery, take_page
 from common.errors import InvalidInput, NotFound
-from metering.api.base import get_visible_customer, get_visible_metric
+from metering.api.base import get_named_customer, get_visible_customer, get_visible_metric
 
 
 class ReportUsageView(CallerView):
@@ -72,7 +73,7 @@ class ReportUsageView(CallerView):
         description="Reports to Stripe what is lacking there. Running it again reports nothing twice.",
     )
     def post(self, request: Request) -> Response:
-        asked = self.query | _agreeing(self.query, self.read_body(shapes.ReportWrite))
+        asked = self.query | agreeing(self.query, self.read_body(shapes.ReportWrite))
         month = self._month(asked.get("period"))
         months = None if month is None else [month]
         organization = self.caller.organization
@@ -87,11 +88,11 @@ class ReportUsageView(CallerView):
 
     def _month(self, period: str | None) -> str | None:
         """Return a named month, in the organization's zone where it is named by the time of day."""
-        if period not in (shapes.CURRENT, shapes.LAST):
+        if period not in (CURRENT, LAST):
             return period
         today = timezone.now().astimezone(ZoneInfo(self.caller.organization.zone)).date()
         last_day_before = today.replace(day=1) - timedelta(days=1)
-        return f"{today if period == shapes.CURRENT else last_day_before:%Y-%m}"
+        return f"{today if period == CURRENT else last_day_before:%Y-%m}"
 
     def _answer(
         self, month: str | None, plan: PlanRun, sent: SendRun, *, is_dry_run: bool, is_complete: bool
@@ -122,17 +123,34 @@ class UsageReportView(CallerView):
 
 class RetryReportView(CallerView):
     scopes = {"POST": Scope.BILLING_WRITE}
+    methods_without_body = frozenset({"POST"})
 
     @extend_schema(
         operation_id="retry_usage_report",
         request=None,
         responses={201: shapes.UsageReportRead},
-        description="Says a rejected report again, by a new one under the names of today.",
+        description="Says a report again that is rejected, or unknown for two days, under the names of today.",
     )
     def post(self, request: Request, report_id: int) -> Response:
         report = get_report(organization=self.caller.organization, report_id=report_id)
         again = retry_report(report=report, actor=self.caller.actor, now=timezone.now())
         return Response(shapes.report_json(again), status=HTTP_201_CREATED)
+
+
+class ConfirmReportView(CallerView):
+    scopes = {"POST": Scope.BILLING_WRITE}
+    methods_without_body = frozenset({"POST"})
+
+    @extend_schema(
+        operation_id="confirm_usage_report",
+        request=None,
+        responses=shapes.UsageReportRead,
+        description="Notes that a report arrived that has been unknown for two days, which only people can tell.",
+    )
+    def post(self, request: Request, report_id: int) -> Response:
+        report = get_report(organization=self.caller.organization, report_id=report_id)
+        confirmed = confirm_report(report=report, actor=self.caller.actor, now=timezone.now())
+        return Response(shapes.report_json(confirmed))
 
 
 # --- who is who at Stripe -------------------------------------------------------------------------------------
@@ -155,7 +173,9 @@ class StripeCustomerView(CallerView):
 
     @extend_schema(operation_id="get_stripe_customer", responses=shapes.StripeCustomerRead)
     def get(self, request: Request, external_id: str) -> Response:
-        found = find_stripe_customer(organization=self.caller.organization, customer=self._customer(external_id))
+        found = find_stripe_customer(
+            organization=self.caller.organization, customer=get_named_customer(self.caller, external_id)
+        )
         if found is None:
             raise NotFound("The customer has no name at Stripe.")
         return Response(shapes.StripeCustomerRead(found).data)
@@ -166,7 +186,7 @@ class StripeCustomerView(CallerView):
     def put(self, request: Request, external_id: str) -> Response:
         named = name_customer(
             organization=self.caller.organization,
-            customer=self._customer(external_id),
+            customer=get_named_customer(self.caller, external_id),
             actor=self.caller.actor,
             now=timezone.now(),
             **self.read_body(shapes.StripeCustomerWrite),
@@ -176,14 +196,11 @@ class StripeCustomerView(CallerView):
     @extend_schema(operation_id="forget_stripe_customer", responses={204: None})
     def delete(self, request: Request, external_id: str) -> Response:
         forget_customer(
-            organization=self.caller.organization, customer=self._customer(external_id), actor=self.caller.actor
+            organization=self.caller.organization,
+            customer=get_named_customer(self.caller, external_id),
+            actor=self.caller.actor,
         )
         return Response(status=204)
-
-    def _customer(self, external_id: str) -> Customer:
-        customer = get_visible_customer(self.caller, external_id)
-        assert customer is not None  # it is named
-        return customer
 
 
 class StripeMeterListView(CallerView):
@@ -240,7 +257,7 @@ class StripeDriftListView(CallerView):
         return take_page(rows, **self.query).response(shapes.StripeDriftRead)
 
 
-def _agreeing(query: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
+def agreeing(query: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
     """Return the body. Raises `InvalidInput` where the query says something else."""
     for name in query.keys() & body.keys():
         if query[name] != body[name]:

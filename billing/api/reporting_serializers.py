@@ -6,7 +6,7 @@ from typing import Any
 
 from rest_framework import serializers
 
-from billing.api.serializers import MonthField
+from billing.api.fields import MonthNameField
 from billing.domain.reporting import ReportState
 from billing.models import UsageReport
 from billing.queries.reporting import PlannedReport
@@ -15,20 +15,9 @@ from common.api import Flag, ListQuery, StrictSerializer, Text
 from common.numbers import exact_text
 from metering.api.serializers import ExactText
 
-CURRENT, LAST = "current", "last"
 # In the answer of one call; the list has them all.
 MAX_SHOWN = 1000
 TRUTHS = {"true": True, "1": True, "false": False, "0": False}
-
-
-class MonthNameField(MonthField):
-    """A month, `2025-01`, as its own text; or `current`, or `last`."""
-
-    def to_internal_value(self, data: Any) -> Any:
-        if data in (CURRENT, LAST):
-            return data
-        year, month = super().to_internal_value(data)
-        return f"{year:04}-{month:02}"
 
 
 class QueryFlag(Text):

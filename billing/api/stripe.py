@@ -13,18 +13,25 @@ from rest_framework.response import Response
 from accounts.api.base import CallerView
 from accounts.api.schema import page_of
 from accounts.domain import Scope
+from billing.api.reporting import agreeing
 from billing.api.reporting_serializers import QueryFlag
 from billing.domain.reporting import ReportState
 from billing.models import StripeInvoice
 from billing.queries.stripe_invoices import get_push, list_pushes
-from billing.services.reporting import open_sink
+from billing.services.stripe_account import open_sink
 from billing.services.stripe_invoices import retry_push
 from billing.services.stripe_meters import MeterOutcome, sync_meters
-from common.api import ListQuery, StrictSerializer, take_page
+from common.api import Flag, ListQuery, StrictSerializer, take_page
 
 
 class SyncQuery(StrictSerializer):
     dry_run = QueryFlag(required=False, help_text="true: say what would be made, and make nothing.")
+
+
+class SyncWrite(StrictSerializer):
+    """The same as the query; one of them says it."""
+
+    dry_run = Flag(required=False, help_text="true: say what would be made, and make nothing.")
 
 
 class SyncedMeterRead(serializers.Serializer[Any]):
@@ -46,13 +53,14 @@ class SyncStripeMetersView(CallerView):
     @extend_schema(
         operation_id="sync_stripe_meters",
         parameters=[SyncQuery],
-        request=None,
+        request=SyncWrite,
         responses=SyncRead,
         description="Makes at Stripe the meters that are named here and lacking there. Deletes and changes none.",
     )
     def post(self, request: Request) -> Response:
         organization = self.caller.organization
-        is_dry_run = bool(self.query.get("dry_run"))
+        asked = self.query | agreeing(self.query, self.read_body(SyncWrite))
+        is_dry_run = bool(asked.get("dry_run"))
         synced = sync_meters(
             organization=organization,
             account=open_sink(organization=organization),
@@ -103,6 +111,7 @@ class StripeInvoiceListView(CallerView):
 
 class RetryStripeInvoiceView(CallerView):
     scopes = {"POST": Scope.BILLING_WRITE}
+    methods_without_body = frozenset({"POST"})
 
     @extend_schema(
         operation_id="retry_stripe_invoice",

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from billing.domain.reporting import Answer
-
 
 @dataclass(frozen=True, slots=True)
 class InvoiceDraft:
@@ -44,17 +42,6 @@ class RemoteInvoice:
     amount_due: int
     hosted_url: str
     paid_at: datetime | None
-
-
-class CallFailed(Exception):
-    """A call that was refused or whose answer is not known."""
-
-    def __init__(self, answer: Answer, message: str, *, is_answered: bool) -> None:
-        super().__init__(message)
-        self.answer = answer
-        self.message = message
-        # An answer came, whatever it said: nothing of this call is still going on there.
-        self.is_answered = is_answered
 
 
 class InvoiceSink(Protocol):

@@ -22,21 +22,17 @@ class MeterEvent:
     attempt_key: str
 
 
-class SummaryUnavailable(Exception):
-    """The sink could not be asked for a total, or does not know the meter."""
-
-
 class MeterSink(Protocol):
     def send(self, event: MeterEvent) -> Outcome:
         """Send one event, once. Never raises for what the sink or the network does."""
 
     def total(self, *, event_name: str, customer_id: str, start: datetime, end: datetime) -> Decimal:
-        """Return what the sink counted over `[start, end)`, whole minutes. Raises `SummaryUnavailable`."""
+        """Return what the sink counted over `[start, end)`, whole minutes. Raises `CallFailed`."""
 
     def daily_totals(
         self, *, event_name: str, customer_id: str, start: datetime, end: datetime
     ) -> dict[datetime, Decimal]:
         """Return what the sink counted of each UTC day by its start; days without usage may be absent.
 
-        Raises `SummaryUnavailable`.
+        Raises `CallFailed`.
         """

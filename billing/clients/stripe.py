@@ -6,6 +6,8 @@ repeated here: the outbox repeats, so that every attempt is written down before 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -13,7 +15,8 @@ from decimal import Decimal
 import stripe
 from stripe.params.billing import MeterEventSummaryListParams
 
-from billing.clients.meters import MeterEvent, SummaryUnavailable
+from billing.clients.failures import CallFailed
+from billing.clients.meters import MeterEvent
 from billing.domain.reporting import Answer, Outcome
 from common.numbers import exact_text
 
@@ -48,6 +51,16 @@ def connect(*, api_key: str, api_base: str) -> stripe.StripeClient:
         http_client=stripe.RequestsClient(timeout=TIMEOUT_SECONDS),
         max_network_retries=0,
     )
+
+
+@contextmanager
+def calls() -> Iterator[None]:
+    """Raise `CallFailed` for whatever the package raises."""
+    try:
+        yield
+    except stripe.StripeError as error:
+        is_answered = error.http_status not in (None, CONFLICT)
+        raise CallFailed(read_answer(error), message_of(error), is_answered=is_answered) from error
 
 
 class StripeMeters:
@@ -87,24 +100,20 @@ class StripeMeters:
     def _list_summaries(
         self, event_name: str, selection: MeterEventSummaryListParams
     ) -> list[stripe.billing.MeterEventSummary]:
-        try:
-            meter = self._find_meter(event_name)
+        meter = self._find_meter(event_name)
+        with calls():
             pages = self._client.v1.billing.meters.event_summaries.list(meter.id, selection)
             return list(pages.auto_paging_iter())
-        except stripe.StripeError as error:
-            raise SummaryUnavailable(message_of(error)) from error
 
     def list_meters(self) -> list[Meter]:
-        """Return the account's meters, in no order. Raises `SummaryUnavailable`."""
-        try:
+        """Return the account's meters, in no order. Raises `CallFailed`."""
+        with calls():
             pages = self._client.v1.billing.meters.list({"limit": 100})
             return [_meter(row) for row in pages.auto_paging_iter()]
-        except stripe.StripeError as error:
-            raise SummaryUnavailable(message_of(error)) from error
 
     def create_meter(self, event_name: str, *, display_name: str, key: str) -> Meter:
-        """Make a meter that sums, with the usual keys. Raises `SummaryUnavailable`."""
-        try:
+        """Make a meter that sums, with the usual keys. Raises `CallFailed`."""
+        with calls():
             row = self._client.v1.billing.meters.create(
                 {
                     "display_name": display_name,
@@ -115,19 +124,16 @@ class StripeMeters:
                 },
                 {"idempotency_key": key},
             )
-        except stripe.StripeError as error:
-            raise SummaryUnavailable(message_of(error)) from error
-        return _meter(row)
+            return _meter(row)
 
     def has_customer(self, customer_id: str) -> bool:
-        """Tell whether the account has the customer. Raises `SummaryUnavailable`."""
-        try:
-            customer = self._client.v1.customers.retrieve(customer_id)
-        except stripe.InvalidRequestError:
-            return False
-        except stripe.StripeError as error:
-            raise SummaryUnavailable(message_of(error)) from error
-        return not getattr(customer, "deleted", False)
+        """Tell whether the account has the customer. Raises `CallFailed`."""
+        with calls():
+            try:
+                customer = self._client.v1.customers.retrieve(customer_id)
+            except stripe.InvalidRequestError:
+                return False
+            return not getattr(customer, "deleted", False)
 
     def _find_meter(self, event_name: str) -> Meter:
         if self._meters is None or event_name not in self._meters:
@@ -135,7 +141,8 @@ class StripeMeters:
         try:
             return self._meters[event_name]
         except KeyError:
-            raise SummaryUnavailable(f"Stripe has no active meter of the event name {event_name}.") from None
+            message = f"Stripe has no active meter of the event name {event_name}."
+            raise CallFailed(Answer.REFUSED, message, is_answered=True) from None
 
 
 def _selection(customer_id: str, start: datetime, end: datetime) -> MeterEventSummaryListParams:

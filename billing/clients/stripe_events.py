@@ -9,8 +9,7 @@ from typing import Any
 
 import stripe
 
-from billing.clients.invoices import CallFailed
-from billing.clients.stripe import connect, message_of, read_answer
+from billing.clients.stripe import calls, connect
 from common.errors import BadRequest
 
 # How old a signature may be. https://docs.stripe.com/webhooks#replay-attacks
@@ -70,10 +69,6 @@ class StripeEvents:
 
     def get_data(self, event_id: str) -> Mapping[str, Any]:
         """Return the data of a thin event. Raises `CallFailed`."""
-        try:
-            event = self._client.v2.core.events.retrieve(event_id)
-        except stripe.StripeError as error:
-            is_answered = error.http_status is not None
-            raise CallFailed(read_answer(error), message_of(error), is_answered=is_answered) from error
-        data = event.to_dict().get("data")
+        with calls():
+            data = self._client.v2.core.events.retrieve(event_id).to_dict().get("data")
         return data if isinstance(data, Mapping) else {}

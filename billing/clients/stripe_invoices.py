@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import stripe
 
-from billing.clients.invoices import CallFailed, InvoiceDraft, RemoteInvoice, RemoteItem
-from billing.clients.stripe import CONFLICT, connect, message_of, read_answer
+from billing.clients.failures import CallFailed
+from billing.clients.invoices import InvoiceDraft, RemoteInvoice, RemoteItem
+from billing.clients.stripe import calls, connect
 
 # What our things bear in their metadata.
 REFERENCE, NUMBER, PLACE = "meterbook_invoice", "meterbook_number", "meterbook_line"
 # Between our clock and Stripe's.
 CLOCK_DIFFERENCE = timedelta(hours=1)
 NOT_FOUND = 404
+# Why there is an invoice: a period of a subscription at Stripe ended.
+RENEWAL = "subscription_cycle"
 
 
 class StripeInvoices:
@@ -25,7 +26,7 @@ class StripeInvoices:
         self._client = connect(api_key=api_key, api_base=api_base)
 
     def create(self, draft: InvoiceDraft, *, key: str) -> RemoteInvoice:
-        with _failures():
+        with calls():
             row = self._client.v1.invoices.create(
                 {
                     "customer": draft.customer_id,
@@ -47,7 +48,7 @@ class StripeInvoices:
 
     def find(self, *, customer_id: str, reference: str, since: datetime) -> RemoteInvoice | None:
         """Goes through the list, which knows at once what was made; Stripe's search lags by a minute, or an hour."""
-        with _failures():
+        with calls():
             made_since = int((since - CLOCK_DIFFERENCE).timestamp())
             pages = self._client.v1.invoices.list(
                 {"customer": customer_id, "created": {"gte": made_since}, "limit": 100}
@@ -57,7 +58,7 @@ class StripeInvoices:
 
     def get(self, invoice_id: str) -> RemoteInvoice | None:
         try:
-            with _failures():
+            with calls():
                 row = self._client.v1.invoices.retrieve(invoice_id)
                 return None if getattr(row, "deleted", False) else _read(row)
         except CallFailed as failure:
@@ -65,14 +66,25 @@ class StripeInvoices:
                 return None
             raise
 
+    def list_graces(self) -> list[tuple[str, timedelta]]:
+        """Return, of the newest drafts that subscriptions at Stripe made at the end of a period, for how long each
+        stays open: until then their meters' usage is taken."""
+        with calls():
+            drafts = self._client.v1.invoices.list({"status": "draft", "limit": 100}).data
+        return [
+            (draft.id, timedelta(seconds=draft.automatically_finalizes_at - draft.created))
+            for draft in drafts
+            if draft.billing_reason == RENEWAL and draft.automatically_finalizes_at is not None
+        ]
+
     def list_places(self, invoice_id: str) -> set[int]:
-        with _failures():
+        with calls():
             pages = self._client.v1.invoice_items.list({"invoice": invoice_id, "limit": 100})
             places = (_metadata(row).get(PLACE, "") for row in pages.auto_paging_iter())
             return {int(place) for place in places if place.isascii() and place.isdigit()}
 
     def add_item(self, invoice_id: str, draft: InvoiceDraft, item: RemoteItem, *, key: str) -> None:
-        with _failures():
+        with calls():
             self._client.v1.invoice_items.create(
                 {
                     "customer": draft.customer_id,
@@ -87,35 +99,25 @@ class StripeInvoices:
             )
 
     def finalise(self, invoice_id: str, *, key: str) -> RemoteInvoice:
-        with _failures():
+        with calls():
             row = self._client.v1.invoices.finalize_invoice(
                 invoice_id, {"auto_advance": False}, {"idempotency_key": key}
             )
             return _read(row)
 
     def void(self, invoice_id: str, *, key: str) -> RemoteInvoice:
-        with _failures():
+        with calls():
             return _read(self._client.v1.invoices.void_invoice(invoice_id, {}, {"idempotency_key": key}))
 
     def mark_paid(self, invoice_id: str, *, key: str) -> RemoteInvoice:
-        with _failures():
+        with calls():
             row = self._client.v1.invoices.pay(invoice_id, {"paid_out_of_band": True}, {"idempotency_key": key})
             return _read(row)
 
     def delete_draft(self, invoice_id: str) -> None:
         """Deleting is safe to repeat by itself, and takes no key: https://docs.stripe.com/api/idempotent_requests."""
-        with _failures():
+        with calls():
             self._client.v1.invoices.delete(invoice_id)
-
-
-@contextmanager
-def _failures() -> Iterator[None]:
-    """Raise `CallFailed` for whatever the package raises."""
-    try:
-        yield
-    except stripe.StripeError as error:
-        is_answered = error.http_status not in (None, CONFLICT)
-        raise CallFailed(read_answer(error), message_of(error), is_answered=is_answered) from error
 
 
 def _status(failure: CallFailed) -> int | None:

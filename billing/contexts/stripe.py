@@ -9,37 +9,39 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from urllib.parse import urlencode
 
 from django.conf import settings
 from django.http import HttpRequest
 from django.urls import reverse
+from django.utils import timezone
 
 from accounts.access import Caller
 from accounts.domain import Scope
-from accounts.pages import text_parameter
+from accounts.pages import text_parameter, with_parameters
 from accounts.queries import suggest_customers
 from billing.domain.currencies import money_text
-from billing.domain.reporting import ReportState
+from billing.domain.reporting import ReportState, is_left_to_people
+from billing.forms.stripe import StripeCustomerForm, StripeMeterForm
 from billing.models import InboxState, StripeDrift, StripeEvent, StripeInvoice, UsageReport
-from billing.queries.charges import ADDITIVE
 from billing.queries.reporting import (
     PlannedReport,
     count_states,
     list_drifts,
+    list_idle_customers,
     list_meters,
     list_reports,
     list_stripe_customers,
+    list_unnamed_customers,
 )
 from billing.queries.stripe_inbox import list_events
 from billing.queries.stripe_invoices import is_pushed, list_pushes
-from billing.services.reporting import PlanRun, StripeNotConfigured, check_account
+from billing.services.reporting import PlanRun
+from billing.services.stripe_account import StripeNotConfigured, check_account
 from billing.services.stripe_inbox import HANDLERS
 from billing.services.stripe_meters import SyncedMeter
-from billing.stripe_forms import StripeCustomerForm, StripeMeterForm
 from common.api import take_page
 from metering.contexts.breakdown import Link
-from metering.models import Metric
+from metering.models import ADDITIVE, Metric
 from metering.queries import list_active_metrics
 
 PAGE_SIZE = 50
@@ -47,6 +49,7 @@ NO_KEY = "No Stripe key is set, so nothing is sent. The operator of this install
 # More of them are in the API.
 MAX_DRIFTS = 100
 MAX_PREVIEWED = 200
+MAX_GAPS = 100
 
 STATE_CLASSES: Mapping[str, str] = {
     ReportState.DELIVERED: "is-success",
@@ -106,6 +109,14 @@ class DriftRow:
 
 
 @dataclass(frozen=True, slots=True)
+class GapRow:
+    """A customer of whom nothing is reported, though it looks as if something should be."""
+
+    external_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class StateFigure:
     label: str
     count: int
@@ -122,6 +133,8 @@ class StripePage:
     meters: list[MeterRow]
     drifts: list[DriftRow]
     has_more_drifts: bool
+    gaps: list[GapRow]
+    has_more_gaps: bool
     # None: the role may not name any; the second also where no metric can be reported.
     customer_form: StripeCustomerForm | None
     meter_form: StripeMeterForm | None
@@ -149,10 +162,10 @@ def get_stripe_page(
     )
     drifts = list(list_drifts(organization=organization).order_by("-day", "id")[: MAX_DRIFTS + 1])
     here = reverse("billing:stripe", args=[organization.pk])
-    connection = get_connection(caller)
+    connection, gaps = get_connection(caller), _list_gaps(caller)
     return StripePage(
         connection=connection,
-        figures=_figures(caller),
+        figures=[*_figures(caller), StateFigure("Not reported", len(gaps), "#gaps")],
         customers=[
             CustomerRow(
                 external_id=row.customer.external_id,
@@ -162,7 +175,7 @@ def get_stripe_page(
             )
             for row in named.rows
         ],
-        next_url=f"{here}?{urlencode({'cursor': named.next_cursor})}#customers" if named.next_cursor else "",
+        next_url=f"{with_parameters(here, {'cursor': named.next_cursor})}#customers" if named.next_cursor else "",
         first_url=f"{here}#customers" if cursor else "",
         meters=[
             MeterRow(
@@ -175,6 +188,8 @@ def get_stripe_page(
         ],
         drifts=[_drift_row(row) for row in drifts[:MAX_DRIFTS]],
         has_more_drifts=len(drifts) > MAX_DRIFTS,
+        gaps=gaps[:MAX_GAPS],
+        has_more_gaps=len(gaps) > MAX_GAPS,
         customer_form=(customer_form or StripeCustomerForm()) if can_bill else None,
         meter_form=(meter_form or StripeMeterForm(metrics=metrics)) if metrics else None,
         suggested=suggest_customers(organization) if can_bill else [],
@@ -202,8 +217,19 @@ def _figures(caller: Caller) -> list[StateFigure]:
     here = reverse("billing:stripe_reports", args=[caller.organization.pk])
     counts = count_states(organization=caller.organization, months=None)
     return [
-        StateFigure(label, sum(counts[state] for state in states), f"{here}?state={states[0]}")
+        StateFigure(label, sum(counts[state] for state in states), with_parameters(here, {"state": states[0]}))
         for label, states in FIGURES
+    ]
+
+
+def _list_gaps(caller: Caller) -> list[GapRow]:
+    """Return whom nothing is reported of: first those who used something."""
+    organization, now = caller.organization, timezone.now()
+    unnamed = list_unnamed_customers(organization=organization, now=now)
+    idle = list_idle_customers(organization=organization, now=now)
+    return [
+        *(GapRow(customer.external_id, "Used what is reported, and has no name at Stripe.") for customer in unnamed),
+        *(GapRow(row.customer.external_id, f"Is {row.stripe_customer_id}, without a subscription.") for row in idle),
     ]
 
 
@@ -239,7 +265,8 @@ class ReportRow:
     last_error: str
     next_attempt_at: datetime | None
     delivered_at: datetime | None
-    # Empty: there is nothing to try again, or the role may not.
+    # Empty: there is nothing to decide, or the role may not.
+    confirm_url: str
     retry_url: str
 
 
@@ -273,6 +300,7 @@ class EventRow:
     error: str
     received_at: datetime
     handled_at: datetime | None
+    retry_url: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,21 +349,17 @@ def _list_page(request: HttpRequest, caller: Caller, rows: object, route: str, *
     return ListPage(
         rows=[_row(caller, row) for row in page.rows],  # type: ignore[arg-type]  # of one model each
         states=[
-            Link(value or "all", _address(here, kept | ({"state": value} if value else {})), value == state)
+            Link(value or "all", with_parameters(here, kept | ({"state": value} if value else {})), value == state)
             for value in ("", *states)
         ],
         state=state,
         month=month,
         is_filtered=bool(chosen),
         here=here,
-        next_url=_address(here, chosen | {"cursor": page.next_cursor}) if page.next_cursor else "",
-        first_url=_address(here, chosen) if cursor else "",
+        next_url=with_parameters(here, chosen | {"cursor": page.next_cursor}) if page.next_cursor else "",
+        first_url=with_parameters(here, chosen) if cursor else "",
         connection=get_connection(caller),
     )
-
-
-def _address(here: str, parameters: Mapping[str, str]) -> str:
-    return f"{here}?{urlencode(parameters)}" if parameters else here
 
 
 def _row(caller: Caller, row: UsageReport | StripeInvoice | StripeEvent) -> ReportRow | PushRow | EventRow:
@@ -353,10 +377,12 @@ def _row(caller: Caller, row: UsageReport | StripeInvoice | StripeEvent) -> Repo
         error=row.error,
         received_at=row.received_at,
         handled_at=row.handled_at,
+        retry_url=_address_of(caller, row, "billing:retry_stripe_event") if row.state == InboxState.FAILED else "",
     )
 
 
 def _report_row(caller: Caller, row: UsageReport) -> ReportRow:
+    is_ours = is_left_to_people(row.progress, now=timezone.now())
     return ReportRow(
         pk=row.pk,
         customer=row.subscription.customer.external_id,
@@ -372,7 +398,8 @@ def _report_row(caller: Caller, row: UsageReport) -> ReportRow:
         last_error=row.last_error,
         next_attempt_at=row.next_attempt_at,
         delivered_at=row.delivered_at,
-        retry_url=_retry_url(caller, row, "billing:retry_stripe_report"),
+        confirm_url=_address_of(caller, row, "billing:confirm_stripe_report") if is_ours else "",
+        retry_url=_retry_url(caller, row, "billing:retry_stripe_report", is_ours=is_ours),
     )
 
 
@@ -398,10 +425,13 @@ def _push_row(caller: Caller, row: StripeInvoice) -> PushRow:
     )
 
 
-def _retry_url(caller: Caller, row: UsageReport | StripeInvoice, route: str) -> str:
-    if row.state != ReportState.REJECTED or not caller.has(Scope.BILLING_WRITE):
-        return ""
-    return reverse(route, args=[caller.organization.pk, row.pk])
+def _retry_url(caller: Caller, row: UsageReport | StripeInvoice, route: str, *, is_ours: bool = False) -> str:
+    return _address_of(caller, row, route) if is_ours or row.state == ReportState.REJECTED else ""
+
+
+def _address_of(caller: Caller, row: UsageReport | StripeInvoice | StripeEvent, route: str) -> str:
+    """Return where an action on a row is called; empty: the role may not."""
+    return reverse(route, args=[caller.organization.pk, row.pk]) if caller.has(Scope.BILLING_WRITE) else ""
 
 
 # --- previews -------------------------------------------------------------------------------------------------

@@ -27,6 +27,8 @@ MAX_DIGITS = 15
 RESEND_WITHIN = timedelta(hours=23)
 # Who sent and was not heard of for so long was killed; far longer than a call may take.
 LEASE = timedelta(minutes=5)
+# A row that has been unknown for so long was asked for a day, and the summaries cannot tell: people have to.
+LEFT_TO_PEOPLE_AFTER = timedelta(days=2)
 # How long an event may take to show in the summaries, which Stripe calls eventually consistent and gives no number for.
 SUMMARY_LAG = timedelta(hours=1)
 # Of a day that ended so long ago every usage that came in time was reported and shows in the summaries.
@@ -382,6 +384,12 @@ def resolve(progress: Progress, finding: Finding, *, now: datetime, message: str
             return _move(lost, ReportState.SUPERSEDED, next_attempt_at=None, last_error=message)
         case Finding.INCONCLUSIVE:
             return replace(lost, next_attempt_at=now + SUMMARY_LAG, last_error=message)
+
+
+def is_left_to_people(progress: Progress, *, now: datetime) -> bool:
+    """Tell whether people have to say what became of a row: nobody knows, and it is too late to find out."""
+    sent_at = progress.first_sent_at
+    return progress.state == ReportState.UNKNOWN and sent_at is not None and now - sent_at >= LEFT_TO_PEOPLE_AFTER
 
 
 # --- reconciling ----------------------------------------------------------------------------------------------

@@ -18,6 +18,8 @@ from django.db.models import Count, Max, Q
 from accounts.models import Customer, Organization
 from billing.domain.periods import BillingPeriod
 from billing.domain.reporting import (
+    LEFT_TO_PEOPLE_AFTER,
+    MAX_AGE,
     SUMMARY_LAG,
     UNSETTLED,
     ZERO,
@@ -34,10 +36,10 @@ from billing.domain.reporting import (
     sum_into_windows,
 )
 from billing.models import StripeCustomer, StripeDrift, StripeMeter, Subscription, UsageReport
-from common.errors import NotFound
+from common.errors import ApplicationError
 from common.models import TenantQuerySet
 from metering import queries
-from metering.domain import DAY, EXACT, Granularity, Span, floor_time
+from metering.domain import DAY, EXACT, Granularity, Span, ceil_time, floor_time
 from metering.models import Metric
 
 
@@ -109,6 +111,44 @@ def find_stripe_meter(*, organization: Organization, metric: Metric) -> StripeMe
     return found
 
 
+def list_unnamed_customers(*, organization: Organization, now: datetime) -> list[Customer]:
+    """Return who used what is reported under a subscription of late and has no name at Stripe: nothing of it is told.
+
+    By name, of the days of which Stripe still takes usage. One read for each metric that has a meter.
+    """
+    named = StripeCustomer.objects.for_organization(organization).values("customer")
+    unnamed = _list_subscribed(organization, now).exclude(pk__in=named)
+    candidates = {customer.pk: customer for customer in unnamed}
+    found: dict[int, Customer] = {}
+    for meter in list_meters(organization=organization) if candidates else ():
+        try:
+            values = queries.list_customer_values(
+                organization=organization,
+                metric=meter.metric,
+                start=ceil_time(now - MAX_AGE, DAY),
+                end=ceil_time(now, DAY),
+                customer_ids=candidates.keys(),
+            )
+        except ApplicationError:
+            continue  # usage of so long ago is not kept, and nobody can tell
+        found |= {pk: candidates[pk] for pk, value in values.items() if value}
+    return sorted(found.values(), key=lambda customer: customer.external_id)
+
+
+def list_idle_customers(*, organization: Organization, now: datetime) -> list[StripeCustomer]:
+    """Return the names at Stripe of which nothing is reported, because their customers have no subscription."""
+    rows = list_stripe_customers(organization=organization)
+    return list(rows.exclude(customer__in=_list_subscribed(organization, now)).order_by("customer__external_id"))
+
+
+def _list_subscribed(organization: Organization, now: datetime) -> TenantQuerySet:
+    """Return whose usage there is something to report of: with a subscription that has begun and not ended long ago."""
+    lives = Subscription.objects.for_organization(organization).filter(
+        Q(ends_at=None) | Q(ends_at__gt=now - MAX_AGE), starts_at__lte=now
+    )
+    return Customer.objects.for_organization(organization).filter(pk__in=lives.values("customer"))
+
+
 # --- what is still to be said ---------------------------------------------------------------------------------
 
 
@@ -178,12 +218,7 @@ def list_reports(*, organization: Organization) -> TenantQuerySet:
 
 def get_report(*, organization: Organization, report_id: int) -> UsageReport:
     """Return one row. Raises `NotFound`, for a foreign id like for an absent one."""
-    found: UsageReport | None = None
-    if report_id < 2**63:
-        found = list_reports(organization=organization).filter(pk=report_id).first()
-    if found is None:
-        raise NotFound("There is no such usage report.")
-    return found
+    return list_reports(organization=organization).get_by_id(report_id, "There is no such usage report.")
 
 
 def list_entries(report: UsageReport) -> list[Entry]:
@@ -207,6 +242,20 @@ def list_due(*, organization: Organization, now: datetime, months: Sequence[str]
     """Return the rows to be looked at, the longest waiting first."""
     due = UsageReport.objects.for_organization(organization).filter(state__in=UNSETTLED, next_attempt_at__lte=now)
     return (due if months is None else due.filter(month__in=months)).order_by("next_attempt_at", "id")
+
+
+def left_to_people(now: datetime) -> Q:
+    """Select the rows of which people have to say what became of them, as `is_left_to_people` tells it of one."""
+    return Q(state=ReportState.UNKNOWN, first_sent_at__lte=now - LEFT_TO_PEOPLE_AFTER)
+
+
+def on_their_way(now: datetime) -> Q:
+    """Select the rows that will settle by themselves."""
+    return Q(state__in=UNSETTLED) & ~left_to_people(now)
+
+
+def count_left_to_people(*, organization: Organization, now: datetime) -> int:
+    return UsageReport.objects.for_organization(organization).filter(left_to_people(now)).count()
 
 
 def list_organizations_that_report() -> list[Organization]:
@@ -243,8 +292,8 @@ def total_minute(report: UsageReport, *, now: datetime) -> MinuteTotals | None:
 
 
 def oldest_unsettled(*, organization: Organization, now: datetime) -> timedelta | None:
-    """Return for how long the oldest row has not been settled; None where all are."""
-    rows = UsageReport.objects.for_organization(organization).filter(state__in=UNSETTLED)
+    """Return for how long the oldest row that settles by itself has not; None where all have."""
+    rows = UsageReport.objects.for_organization(organization).filter(on_their_way(now))
     created = rows.order_by("created_at").values_list("created_at", flat=True).first()
     return None if created is None else now - created
 
@@ -253,12 +302,15 @@ def oldest_unsettled(*, organization: Organization, now: datetime) -> timedelta 
 
 
 def list_restless_days(target: Target, meter: StripeMeter, *, now: datetime) -> set[datetime]:
-    """Return the days of a customer and meter with rows on their way, or that the summaries may not show yet."""
+    """Return the days of a customer and meter with rows on their way, or that the summaries may not show yet.
+
+    A row that is left to people is on no way any more: what it may have changed shows as a difference.
+    """
     rows = UsageReport.objects.for_organization(target.subscription.organization_id).filter(
         subscription__customer=target.subscription.customer_id, metric=meter.metric_id
     )
     recent = Q(delivered_at__gt=now - SUMMARY_LAG)
-    times = rows.filter(Q(state__in=UNSETTLED) | recent).values_list("event_time", flat=True)
+    times = rows.filter(on_their_way(now) | recent).values_list("event_time", flat=True)
     return {floor_time(at, DAY) for at in times}
 
 

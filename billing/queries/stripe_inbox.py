@@ -26,6 +26,17 @@ def list_events(*, organization: Organization) -> TenantQuerySet:
     return StripeEvent.objects.for_organization(organization)
 
 
+def get_event(*, organization: Organization, event_id: int) -> StripeEvent:
+    """Return one event. Raises `NotFound`, for a foreign id like for an absent one."""
+    found: StripeEvent = list_events(organization=organization).get_by_id(event_id, "There is no such event.")
+    return found
+
+
+def count_failed_events(*, organization: Organization | None) -> int:
+    """Return how many events of an organization failed at their last attempt; None: of nobody, as far as is known."""
+    return StripeEvent.objects.all_tenants().filter(organization=organization, state=InboxState.FAILED).count()
+
+
 def list_due_events(*, now: datetime) -> TenantQuerySet:
     """Return the events to be handled, in order: new ones, and failed ones after a pause that doubles."""
     due = Q(state=InboxState.RECEIVED)

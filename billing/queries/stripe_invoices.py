@@ -10,7 +10,6 @@ from django.db.models import OuterRef, Q, Subquery
 from accounts.models import Organization
 from billing.domain.reporting import UNSETTLED, ReportState
 from billing.models import BillingSettings, Invoice, InvoiceKind, InvoiceState, StripeCustomer, StripeInvoice
-from common.errors import NotFound
 from common.models import TenantQuerySet
 
 # Issued so long ago, an invoice is not pushed by itself any more: switching the push on does not collect old debts.
@@ -68,12 +67,7 @@ def list_pushes(*, organization: Organization) -> TenantQuerySet:
 
 def get_push(*, organization: Organization, push_id: int) -> StripeInvoice:
     """Return one row. Raises `NotFound`, for a foreign id like for an absent one."""
-    found: StripeInvoice | None = None
-    if push_id < 2**63:
-        found = list_pushes(organization=organization).filter(pk=push_id).first()
-    if found is None:
-        raise NotFound("There is no such invoice at Stripe.")
-    return found
+    return list_pushes(organization=organization).get_by_id(push_id, "There is no such invoice at Stripe.")
 
 
 def is_pushed(*, organization: Organization) -> bool:

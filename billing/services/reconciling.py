@@ -9,25 +9,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from itertools import groupby
 from typing import Any
 
 import structlog
-from django.conf import settings
 from django.db import transaction
 
 from accounts.models import Organization
-from billing.clients.meters import MeterSink, SummaryUnavailable
+from billing.clients.failures import CallFailed
+from billing.clients.meters import MeterSink
 from billing.domain.notices import NoticeType
-from billing.domain.reporting import ZERO, DayTotals, comparable_days, recent_periods, total_by_day
+from billing.domain.reporting import ZERO, Answer, DayTotals, comparable_days, recent_periods, total_by_day
 from billing.models import StripeDrift, StripeMeter
 from billing.queries.reporting import Target, list_meters, list_restless_days, list_targets, read_ledger
 from billing.services.notices import write_notice
-from billing.services.reporting import Pace, TokenBucket
+from billing.services.stripe_pace import MAX_THROTTLED, Pace, TokenBucket, pause_seconds
 from common.errors import ApplicationError
 from common.numbers import exact_text
 from common.telemetry import STRIPE_DRIFTS
-from metering.domain import EXACT
+from metering.domain import EXACT, Span
 
 logger = structlog.get_logger(__name__)
 
@@ -56,7 +57,7 @@ def reconcile_usage(
     Goes by customer, from `from_customer_id` on, until the time is `until`.
     """
     pace = pace or Pace()
-    bucket = TokenBucket(calls_per_second=settings.STRIPE_CALLS_PER_SECOND, pace=pace)
+    bucket = TokenBucket(pace=pace)
     comparison = Comparison()
     meters = list_meters(organization=organization)
     targets = list_targets(organization=organization, from_customer_id=from_customer_id)
@@ -66,10 +67,9 @@ def reconcile_usage(
             break
         of_customer = list(group)
         for meter in meters:
-            bucket.take()
             try:
-                totals = list(_compare(of_customer, meter, sink, pace.now()))
-            except (ApplicationError, SummaryUnavailable) as error:
+                totals = list(_compare(of_customer, meter, sink, pace, bucket))
+            except (ApplicationError, CallFailed) as error:
                 comparison.failures += 1
                 logger.warning("usage could not be compared", customer=customer_id, error=str(error))
                 continue
@@ -78,8 +78,11 @@ def reconcile_usage(
     return comparison
 
 
-def _compare(targets: list[Target], meter: StripeMeter, sink: MeterSink, now: datetime) -> Iterator[DayTotals]:
+def _compare(
+    targets: list[Target], meter: StripeMeter, sink: MeterSink, pace: Pace, bucket: TokenBucket
+) -> Iterator[DayTotals]:
     """Yield the days that can be compared, of all subscriptions of one customer. One call."""
+    now = pace.now()
     days = comparable_days(now)
     totals = total_by_day(
         (
@@ -90,12 +93,28 @@ def _compare(targets: list[Target], meter: StripeMeter, sink: MeterSink, now: da
         ),
         days,
     )
-    counted = sink.daily_totals(
-        event_name=meter.event_name, customer_id=targets[0].stripe_customer_id, start=days.start, end=days.end
-    )
+    counted = _count_there(targets[0], meter, days, sink, pace, bucket)
     restless = list_restless_days(targets[0], meter, now=now)
     for day in sorted((totals.keys() | counted.keys()) - restless):
         yield DayTotals(day, totals.get(day, ZERO), counted.get(day, ZERO))
+
+
+def _count_there(
+    target: Target, meter: StripeMeter, days: Span, sink: MeterSink, pace: Pace, bucket: TokenBucket
+) -> dict[datetime, Decimal]:
+    """Ask what Stripe counts of each day, some times more where it asks for patience. Raises `CallFailed`."""
+    throttled = 0
+    while True:
+        bucket.take()
+        try:
+            return sink.daily_totals(
+                event_name=meter.event_name, customer_id=target.stripe_customer_id, start=days.start, end=days.end
+            )
+        except CallFailed as failure:
+            throttled += 1
+            if failure.answer != Answer.THROTTLED or throttled == MAX_THROTTLED:
+                raise
+        pace.wait(pause_seconds(throttled, pace))
 
 
 def _record(target: Target, meter: StripeMeter, totals: list[DayTotals], now: Callable[[], datetime]) -> int:

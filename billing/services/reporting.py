@@ -6,8 +6,6 @@ row tells that it may have arrived. Owns no rule (`billing.domain.reporting`) an
 
 from __future__ import annotations
 
-import random
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -19,12 +17,13 @@ import structlog
 from celery import current_app
 from django.conf import settings
 from django.db import transaction
+from django.db.models import Q
 from kombu.exceptions import OperationalError as BrokerError
 
 from accounts.models import Organization
 from accounts.services import record_audit
-from billing.clients.meters import MeterEvent, MeterSink, SummaryUnavailable
-from billing.clients.stripe import StripeMeters
+from billing.clients.failures import CallFailed
+from billing.clients.meters import MeterEvent, MeterSink
 from billing.domain.periods import BillingPeriod
 from billing.domain.reporting import (
     LEASE,
@@ -47,12 +46,13 @@ from billing.domain.reporting import (
     resolve,
     settle,
 )
-from billing.models import StripeMeter, Subscription, UsageReport
+from billing.models import MAX_ERROR_CHARACTERS, StripeMeter, Subscription, UsageReport
 from billing.queries.reporting import (
     PlannedReport,
     Target,
     find_stripe_customer,
     find_stripe_meter,
+    left_to_people,
     list_due,
     list_entries,
     list_lacking,
@@ -60,33 +60,25 @@ from billing.queries.reporting import (
     list_targets,
     total_minute,
 )
+from billing.services.stripe_account import NotMapped
+from billing.services.stripe_pace import MAX_THROTTLED, MAX_UNCLEAR, Pace, TokenBucket, pause_seconds
 from common.errors import ApplicationError, Conflict
 from common.telemetry import STRIPE_REPORTS
 
-# After so many calls in a row without an answer the network or Stripe is away, and a run ends.
-MAX_UNCLEAR = 3
-# As many times a run waits when it is told to be slower; then it leaves the rest to the next one.
-MAX_THROTTLED = 6
-LONGEST_PAUSE_SECONDS = 8.0
 # How long a call of the API plans, and then sends; what is left then goes on in the background.
 PLAN_AT_ONCE, SEND_AT_ONCE = timedelta(seconds=10), timedelta(seconds=10)
 REPORT_TASK = "billing.report_organization"
 TOO_OLD = "Stripe takes usage of the last 35 days only, and this is older: settle it with the customer directly."
 
 logger = structlog.get_logger(__name__)
-_jitter = random.SystemRandom()
-
-
-class StripeNotConfigured(Conflict):
-    code = "stripe_not_configured"
 
 
 class NotRejected(Conflict):
     code = "not_rejected"
 
 
-class NotMapped(Conflict):
-    code = "not_mapped"
+class NotLeftToPeople(Conflict):
+    code = "not_left_to_people"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,31 +107,6 @@ class SendRun:
     answers: Counter[str] = field(default_factory=Counter)
     stopped_by: str = ""
     is_out_of_time: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """The clock that a run goes by, and how it waits. Tests have their own."""
-
-    now: Callable[[], datetime] = lambda: datetime.now(UTC)
-    wait: Callable[[float], None] = time.sleep
-    jitter: Callable[[], float] = _jitter.random
-
-
-def check_account(*, organization: Organization) -> None:
-    """Raise `StripeNotConfigured` where there is no account at Stripe that this organization may use."""
-    if not settings.STRIPE_API_KEY:
-        raise StripeNotConfigured(
-            "No Stripe key is set, so nothing can be reported; `dry_run` shows what would be. Set STRIPE_API_KEY."
-        )
-    if settings.STRIPE_ORGANIZATIONS and organization.pk not in settings.STRIPE_ORGANIZATIONS:
-        raise StripeNotConfigured("This organization may not report to the installation's Stripe account.")
-
-
-def open_sink(*, organization: Organization) -> StripeMeters:
-    """Return the installation's account at Stripe. Raises `StripeNotConfigured`."""
-    check_account(organization=organization)
-    return StripeMeters(api_key=settings.STRIPE_API_KEY, api_base=settings.STRIPE_API_BASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,23 +238,6 @@ def _begin(row: UsageReport, now: datetime) -> UsageReport:
 # --- sending --------------------------------------------------------------------------------------------------
 
 
-class TokenBucket:
-    """At most so many calls a second, evenly; of one process."""
-
-    def __init__(self, *, calls_per_second: int, pace: Pace) -> None:
-        self._interval = timedelta(seconds=1) / calls_per_second
-        self._pace = pace
-        self._free_at: datetime | None = None
-
-    def take(self) -> None:
-        """Wait for a token."""
-        now = self._pace.now()
-        free_at = max(self._free_at or now, now)
-        if free_at > now:
-            self._pace.wait((free_at - now).total_seconds())
-        self._free_at = free_at + self._interval
-
-
 def send_reports(
     *,
     organization: Organization,
@@ -302,7 +252,7 @@ def send_reports(
     """
     pace = pace or Pace()
     run = SendRun()
-    bucket = TokenBucket(calls_per_second=settings.STRIPE_CALLS_PER_SECOND, pace=pace)
+    bucket = TokenBucket(pace=pace)
     unclear = throttled = 0
     while until is None or pace.now() < until:
         taken = _take_due(organization, months, pace.now())
@@ -329,12 +279,6 @@ def send_reports(
             pace.wait(pause_seconds(throttled, pace))
     run.is_out_of_time = True
     return run
-
-
-def pause_seconds(throttled: int, pace: Pace) -> float:
-    """Return how long to be quiet after so many refusals for haste: doubling, half of it by chance."""
-    whole = min(0.5 * 2.0**throttled, LONGEST_PAUSE_SECONDS)
-    return whole / 2 + whole / 2 * pace.jitter()
 
 
 @dataclass(frozen=True, slots=True)
@@ -402,8 +346,8 @@ def _ask(taken: Taken, sink: MeterSink, pace: Pace) -> Finding:
         summary = sink.total(
             event_name=report.event_name, customer_id=report.stripe_customer_id, start=minute.start, end=minute.end
         )
-    except SummaryUnavailable as error:
-        finding, message = Finding.INCONCLUSIVE, str(error)[:500]
+    except CallFailed as error:
+        finding, message = Finding.INCONCLUSIVE, str(error)[:MAX_ERROR_CHARACTERS]
     else:
         finding = judge(totals, summary)
         message = f"Stripe counts {summary} in its minute, where {totals.delivered} arrived for certain."
@@ -423,15 +367,16 @@ def _write(report: UsageReport, progress: Progress, *, expected: Progress) -> bo
         attempts=expected.attempts,
         next_attempt_at=expected.next_attempt_at,
     )
-    return bool(rows.update(**{**asdict(progress), "last_error": progress.last_error[:500]}))
+    return bool(rows.update(**{**asdict(progress), "last_error": progress.last_error[:MAX_ERROR_CHARACTERS]}))
 
 
-# --- trying again ---------------------------------------------------------------------------------------------
+# --- what people decide ---------------------------------------------------------------------------------------------
 
 
 @transaction.atomic
 def retry_report(*, report: UsageReport, actor: str, now: datetime) -> UsageReport:
-    """Have a refused row said again, by a new row under the names of today; the old one is superseded.
+    """Have a row said again that was refused or, as people found out, never arrived: by a new row under the names of
+    today. The old one is superseded.
 
     Raises `NotRejected` for any other row, and `NotMapped` where customer or metric have no name at Stripe any more.
     """
@@ -441,9 +386,12 @@ def retry_report(*, report: UsageReport, actor: str, now: datetime) -> UsageRepo
     meter = find_stripe_meter(organization=organization, metric=report.metric)
     if customer is None or meter is None:
         raise NotMapped("Say first what the customer and the metric are called at Stripe.")
-    rejected = UsageReport.objects.for_organization(organization).filter(pk=report.pk, state=ReportState.REJECTED)
-    if not rejected.update(state=ReportState.SUPERSEDED):
-        raise NotRejected("Only a rejected report is tried again; the others settle by themselves.")
+    rows = UsageReport.objects.for_organization(organization).filter(pk=report.pk)
+    given_up = rows.filter(Q(state=ReportState.REJECTED) | left_to_people(now))
+    if not given_up.update(state=ReportState.SUPERSEDED, next_attempt_at=None):
+        raise NotRejected(
+            "Only a report that is rejected, or unknown for two days, is said again; the others settle by themselves."
+        )
     again = _say_again(report, customer.stripe_customer_id, meter.event_name, now)
     record_audit(
         organization=organization,
@@ -453,6 +401,27 @@ def retry_report(*, report: UsageReport, actor: str, now: datetime) -> UsageRepo
         details={"by": again.identifier, "error": report.last_error},
     )
     return again
+
+
+@transaction.atomic
+def confirm_report(*, report: UsageReport, actor: str, now: datetime) -> UsageReport:
+    """Note that a row arrived of which nobody else can tell. Raises `NotLeftToPeople` for any other row."""
+    _lock_subscription(report.subscription)
+    rows = UsageReport.objects.for_organization(report.organization_id).filter(pk=report.pk)
+    unknown = rows.filter(left_to_people(now))
+    if not unknown.update(state=ReportState.DELIVERED, delivered_at=now, next_attempt_at=None):
+        raise NotLeftToPeople(
+            "Only a report that has been unknown for two days is confirmed by hand; the others settle by themselves."
+        )
+    record_audit(
+        organization=report.organization,
+        actor=actor,
+        action="usage_report.confirmed",
+        target=report.identifier,
+        details={"error": report.last_error},
+    )
+    report.refresh_from_db()
+    return report
 
 
 def _say_again(report: UsageReport, stripe_customer_id: str, event_name: str, now: datetime) -> UsageReport:

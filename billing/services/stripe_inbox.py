@@ -20,13 +20,14 @@ from django.db.models import F
 from kombu.exceptions import OperationalError as BrokerError
 
 from accounts.models import Organization
-from billing.clients.invoices import CallFailed, RemoteInvoice
-from billing.clients.meters import SummaryUnavailable
+from accounts.services import record_audit
+from billing.clients.failures import CallFailed
+from billing.clients.invoices import RemoteInvoice
 from billing.clients.stripe import StripeMeters
 from billing.clients.stripe_events import StripeEvents
 from billing.clients.stripe_invoices import REFERENCE, StripeInvoices
 from billing.domain.notices import NoticeType
-from billing.models import InboxState, StripeCustomer, StripeEvent, StripeInvoice
+from billing.models import MAX_ERROR_CHARACTERS, InboxState, StripeCustomer, StripeEvent, StripeInvoice
 from billing.queries.stripe_inbox import (
     find_push,
     list_due_events,
@@ -35,9 +36,9 @@ from billing.queries.stripe_inbox import (
     list_named_meters,
 )
 from billing.services.notices import write_notice
-from billing.services.reporting import StripeNotConfigured
+from billing.services.stripe_account import StripeNotConfigured
 from billing.services.stripe_invoices import lock_push, record_remote
-from common.errors import ApplicationError
+from common.errors import ApplicationError, Conflict
 
 HANDLE_TASK = "billing.handle_stripe_event"
 KEPT_FOR = timedelta(days=90)
@@ -50,6 +51,10 @@ Effect = Callable[[datetime], Organization]
 Handler = Callable[[StripeEvent], Effect | None]
 
 logger = structlog.get_logger(__name__)
+
+
+class NotFailed(Conflict):
+    code = "not_failed"
 
 
 def receive_event(*, event: Mapping[str, Any], now: datetime) -> bool:
@@ -94,7 +99,7 @@ def handle_event(*, event_id: int, now: datetime) -> str:
             waiting.update(state=InboxState.IGNORED, error="")
             return InboxState.IGNORED
         return _apply(event, effect, now)
-    except (CallFailed, SummaryUnavailable, ApplicationError) as error:
+    except (CallFailed, ApplicationError) as error:
         return _fail(event, str(error))
     except Exception as error:  # whatever an event says must not stop the ones after it
         logger.exception("Stripe event failed", stripe_event=event.stripe_event_id, type=event.type)
@@ -113,9 +118,25 @@ def _apply(event: StripeEvent, effect: Effect, now: datetime) -> str:
 
 def _fail(event: StripeEvent, message: str) -> str:
     rows = StripeEvent.objects.all_tenants().filter(pk=event.pk, state=InboxState.FAILED)
-    rows.update(error=message[:500])
+    rows.update(error=message[:MAX_ERROR_CHARACTERS])
     logger.warning("Stripe event not handled", stripe_event=event.stripe_event_id, type=event.type, message=message)
     return InboxState.FAILED
+
+
+@transaction.atomic
+def retry_event(*, event: StripeEvent, organization: Organization, actor: str) -> None:
+    """Have an event that failed handled again soon, as if it had just arrived. Raises `NotFailed` for any other."""
+    failed = StripeEvent.objects.for_organization(organization).filter(pk=event.pk, state=InboxState.FAILED)
+    if not failed.update(state=InboxState.RECEIVED, attempts=0):
+        raise NotFailed("Only an event that failed is handled again.")
+    record_audit(
+        organization=organization,
+        actor=actor,
+        action="stripe_event.retried",
+        target=event.stripe_event_id,
+        details={"error": event.error},
+    )
+    transaction.on_commit(partial(_enqueue, event.pk))
 
 
 def handle_due_events(*, now: datetime, limit: int) -> int:
@@ -220,13 +241,13 @@ def _tell_errors(
     """Note the error at the reports among the samples, and tell all whom it may concern."""
     reason = _mapping(data.get("reason"))
     for report in list_identified_reports(identifiers=list(samples)):
-        report.last_error = f"Stripe refused it later: {samples[report.identifier]}"[:500]
+        report.last_error = f"Stripe refused it later: {samples[report.identifier]}"[:MAX_ERROR_CHARACTERS]
         report.save(update_fields=["last_error"])
     summary = {
         "kind": "events_refused",
         "error_count": str(reason.get("error_count", "")),
         "errors": {str(each.get("code")): str(each.get("error_count")) for each in _mappings(reason, "error_types")},
-        "summary": str(data.get("developer_message_summary", ""))[:500],
+        "summary": str(data.get("developer_message_summary", ""))[:MAX_ERROR_CHARACTERS],
         "validation_start": data.get("validation_start"),
         "validation_end": data.get("validation_end"),
     }

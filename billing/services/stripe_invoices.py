@@ -21,8 +21,8 @@ from django.db import transaction
 
 from accounts.models import Organization
 from accounts.services import record_audit
-from billing.clients.invoices import CallFailed, InvoiceDraft, InvoiceSink, RemoteInvoice, RemoteItem
-from billing.clients.stripe_invoices import StripeInvoices
+from billing.clients.failures import CallFailed
+from billing.clients.invoices import InvoiceDraft, InvoiceSink, RemoteInvoice, RemoteItem
 from billing.domain.currencies import money_text
 from billing.domain.notices import NoticeType
 from billing.domain.reporting import LEASE, Answer, ReportState, delay
@@ -36,20 +36,13 @@ from billing.domain.stripe_invoices import (
     reference_of,
     stripe_amount,
 )
-from billing.models import Invoice, InvoiceLine, InvoiceState, StripeInvoice
+from billing.models import MAX_ERROR_CHARACTERS, Invoice, InvoiceLine, InvoiceState, StripeInvoice
 from billing.queries.reporting import find_stripe_customer
 from billing.queries.stripe_invoices import list_due_pushes, list_settled_pushes, list_unpushed
 from billing.services.notices import write_notice
-from billing.services.reporting import (
-    MAX_THROTTLED,
-    MAX_UNCLEAR,
-    NotMapped,
-    NotRejected,
-    Pace,
-    TokenBucket,
-    check_account,
-    pause_seconds,
-)
+from billing.services.reporting import NotRejected
+from billing.services.stripe_account import NotMapped
+from billing.services.stripe_pace import MAX_THROTTLED, MAX_UNCLEAR, Pace, TokenBucket, pause_seconds
 from common.moments import rfc3339
 from common.numbers import exact_text
 
@@ -77,12 +70,6 @@ class PushRun:
 
     answers: Counter[str] = field(default_factory=Counter)
     stopped_by: str = ""
-
-
-def open_invoices(*, organization: Organization) -> StripeInvoices:
-    """Return the installation's account at Stripe. Raises `StripeNotConfigured`."""
-    check_account(organization=organization)
-    return StripeInvoices(api_key=settings.STRIPE_API_KEY, api_base=settings.STRIPE_API_BASE)
 
 
 # --- planning -------------------------------------------------------------------------------------------------
@@ -118,7 +105,7 @@ def send_pushes(
     """Push the rows that are due, one after the other. Safe beside others; ends early as reporting does."""
     pace = pace or Pace()
     run = PushRun()
-    bucket = TokenBucket(calls_per_second=settings.STRIPE_CALLS_PER_SECOND, pace=pace)
+    bucket = TokenBucket(pace=pace)
     unclear = throttled = 0
     while until is None or pace.now() < until:
         taken = _take_due(organization, pace.now())
@@ -200,6 +187,8 @@ class Push:
         except CallFailed as failure:
             self._write_failure(failure)
             return failure.answer, failure.message
+        if self.row.state == ReportState.REJECTED:
+            return Answer.REFUSED, self.row.last_error
         return Answer.ACCEPTED, ""
 
     def _push(self) -> None:
@@ -279,29 +268,22 @@ class Push:
     def _settle(self, remote: RemoteInvoice | None) -> None:
         """End there what has ended here, so that nobody pays it: void what was voided or credited, note what was paid.
 
-        A draft is deleted.
+        A draft is deleted. What somebody has paid there already is left to people.
         """
-        is_void = self.invoice.state == InvoiceState.VOID
-        reason = VOIDED_BEFORE if is_void else PAID_BEFORE
+        ended = name_end(self.invoice)
+        reason = VOIDED_BEFORE if self.invoice.state == InvoiceState.VOID else PAID_BEFORE
         if remote is None:
             self._supersede(reason)
         elif remote.status == DRAFT:
             self._renew(stripe_invoice_id=remote.id)
             self._sink.delete_draft(remote.id)
             self._supersede(reason, stripe_status=DELETED)
-        elif is_void and remote.status == PAID:
-            raise Mismatch(f"It was voided here, and paid at Stripe as {remote.id}: give the money back there.")
         elif remote.status in SETTLED_THERE:
             self._deliver(remote)
         else:
             self._renew(stripe_invoice_id=remote.id)
-            end = self._sink.void if is_void or self._is_credited() else self._sink.mark_paid
+            end = self._sink.void if ended else self._sink.mark_paid
             self._deliver(end(remote.id, key=self._key("end")))
-
-    def _is_credited(self) -> bool:
-        """Tell whether a credit note gave all of it back, and nobody paid."""
-        notes = Invoice.objects.for_organization(self.row.organization_id).filter(credited_invoice=self.invoice)
-        return notes.filter(number=self.invoice.payment_reference).exists()
 
     # --- writing down -----------------------------------------------------------------------------
 
@@ -318,7 +300,7 @@ class Push:
 
     def _write(self, **changes: Any) -> None:
         if "last_error" in changes:
-            changes["last_error"] = changes["last_error"][:500]
+            changes["last_error"] = changes["last_error"][:MAX_ERROR_CHARACTERS]
         rows = StripeInvoice.objects.for_organization(self.row.organization_id).filter(
             pk=self.row.pk, state=ReportState.SENDING, attempts=self.row.attempts
         )
@@ -331,6 +313,7 @@ class Push:
         self._write(state=ReportState.SUPERSEDED, next_attempt_at=None, last_error=reason, **changes)
 
     def _deliver(self, remote: RemoteInvoice) -> None:
+        """Write down that it is there; or that it is rejected, where it was paid there and had ended here."""
         now = self._pace.now()
         with transaction.atomic():
             self._write(
@@ -340,7 +323,9 @@ class Push:
                 last_error="",
                 stripe_invoice_id=remote.id,
             )
-            record_remote(push=lock_push(self.row), remote=remote, cause="", now=now)
+            recorded = lock_push(self.row)
+            record_remote(push=recorded, remote=remote, cause="", now=now)
+        self.row.state, self.row.last_error = recorded.state, recorded.last_error
 
     def _write_failure(self, failure: CallFailed) -> None:
         if failure.answer == Answer.REFUSED:
@@ -373,9 +358,9 @@ def _remote_item(item: Item, currency: str) -> RemoteItem:
 
 
 def lock_push(push: StripeInvoice) -> StripeInvoice:
-    """Return the row as it is now, locked until the transaction ends."""
+    """Return the row and its invoice as they are now, locked until the transaction ends: neither ends meanwhile."""
     rows = StripeInvoice.objects.for_organization(push.organization_id).select_related("invoice__customer")
-    found: StripeInvoice = rows.select_for_update(no_key=True, of=("self",)).get(pk=push.pk)
+    found: StripeInvoice = rows.select_for_update(no_key=True, of=("self", "invoice")).get(pk=push.pk)
     return found
 
 
@@ -383,22 +368,27 @@ def record_remote(*, push: StripeInvoice, remote: RemoteInvoice, cause: str, now
     """Write down what has become of an invoice at Stripe, and have it told where that is news or `cause` is given.
 
     Runs in the caller's transaction, which holds the row's lock. What is paid or void there never goes back to open,
-    whichever answer comes last.
+    whichever answer comes last. Of what was paid there and had ended here, somebody has to give the money back: the row
+    is rejected, and says so.
     """
-    before = push.stripe_status
+    before, invoice = push.stripe_status, push.invoice
     if before not in SETTLED_THERE or remote.status in SETTLED_THERE:
         push.stripe_status = remote.status
     push.stripe_invoice_id, push.hosted_url = remote.id, _safe_url(remote.hosted_url)
-    push.save(update_fields=["stripe_invoice_id", "stripe_status", "hosted_url"])
+    if push.stripe_status == PAID and (ended := name_end(invoice)):
+        push.state, push.next_attempt_at = ReportState.REJECTED, None
+        push.last_error = f"It was {ended} here, and paid at Stripe as {remote.id}: give the money back there."
+    push.save(
+        update_fields=["stripe_invoice_id", "stripe_status", "hosted_url", "state", "next_attempt_at", "last_error"]
+    )
     if push.stripe_status == PAID:
-        unpaid = Invoice.objects.for_organization(push.organization_id).filter(pk=push.invoice_id, paid_at=None)
-        unpaid.exclude(state=InvoiceState.DRAFT).update(
-            paid_at=remote.paid_at or now, payment_reference=f"stripe:{remote.id}"
+        unpaid = Invoice.objects.for_organization(push.organization_id).filter(
+            pk=push.invoice_id, state=InvoiceState.FINALISED, paid_at=None
         )
+        unpaid.update(paid_at=remote.paid_at or now, payment_reference=f"stripe:{remote.id}")
     is_news = push.stripe_status != before and push.stripe_status not in {DRAFT, "open"}
     if not is_news and not cause:
         return
-    invoice = push.invoice
     write_notice(
         organization=push.organization_id,
         type=NoticeType.PAYMENT_UPDATED,
@@ -422,6 +412,14 @@ def record_remote(*, push: StripeInvoice, remote: RemoteInvoice, cause: str, now
         status=push.stripe_status,
         due=money_text(invoice.due_minor, invoice.currency),
     )
+
+
+def name_end(invoice: Invoice) -> str:
+    """Return how an invoice ended here without anybody's payment: voided, or credited as a whole; empty: it did not."""
+    if invoice.state == InvoiceState.VOID:
+        return "voided"
+    notes = Invoice.objects.for_organization(invoice.organization_id).filter(credited_invoice=invoice)
+    return "credited" if notes.filter(number=invoice.payment_reference).exists() else ""
 
 
 def _safe_url(url: str) -> str:

@@ -11,7 +11,7 @@ from django.conf import settings
 
 from accounts.models import Organization
 from accounts.services import record_audit
-from billing.clients.meters import SummaryUnavailable
+from billing.clients.failures import CallFailed
 from billing.clients.stripe import CUSTOMER_KEY, SUM, VALUE_KEY, Meter, StripeMeters
 from billing.models import StripeMeter
 from billing.queries.reporting import list_meters
@@ -46,7 +46,7 @@ def sync_meters(
     """
     try:
         rows = account.list_meters()
-    except SummaryUnavailable as error:
+    except CallFailed as error:
         raise Unavailable(f"Stripe could not be asked for its meters. {error}") from None
     # Of several of one event name the active one counts, and there is at most one of these.
     there = {row.event_name: row for row in sorted(rows, key=lambda row: row.is_active)}
@@ -79,7 +79,7 @@ def _sync(
         key = f"{settings.STRIPE_IDENTIFIER_PREFIX}-{named.organization_id}-meter-{named.pk}-{now:%Y%m%d%H%M}"
         try:
             account.create_meter(named.event_name, display_name=metric, key=key)
-        except SummaryUnavailable as error:
+        except CallFailed as error:
             return SyncedMeter(metric, named.event_name, MeterOutcome.FAILED, (str(error),))
     return SyncedMeter(metric, named.event_name, MeterOutcome.CREATED)
 

@@ -9,9 +9,8 @@ from django.db import IntegrityError, transaction
 from accounts.models import Customer, Organization
 from accounts.services import record_audit
 from billing.models import StripeCustomer, StripeMeter
-from billing.queries.charges import ADDITIVE
 from common.errors import Conflict, InvalidInput
-from metering.models import Metric
+from metering.models import ADDITIVE, Metric
 
 
 class NameTaken(Conflict):

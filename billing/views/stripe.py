@@ -8,12 +8,12 @@ from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.utils import timezone
-from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from django.views.decorators.http import require_POST, require_safe
 
 from accounts.access import Caller
 from accounts.domain import Scope
-from accounts.pages import add_errors, organization_page, render_page
-from accounts.queries import get_customer, list_customers
+from accounts.pages import add_errors, organization_page, read_or_post, render_page
+from accounts.queries import get_customer, get_customer_by_id
 from billing.contexts.stripe import (
     get_event_list,
     get_preview_page,
@@ -23,18 +23,26 @@ from billing.contexts.stripe import (
     get_sync_page,
     list_reportable_metrics,
 )
+from billing.forms.stripe import StripeCustomerForm, StripeMeterForm
 from billing.queries.reporting import get_report
+from billing.queries.stripe_inbox import get_event
 from billing.queries.stripe_invoices import get_push
-from billing.services.reporting import PLAN_AT_ONCE, open_sink, plan_reports, report_usage, retry_report
+from billing.services.reporting import (
+    PLAN_AT_ONCE,
+    confirm_report,
+    plan_reports,
+    report_usage,
+    retry_report,
+)
+from billing.services.stripe_account import open_sink
+from billing.services.stripe_inbox import retry_event
 from billing.services.stripe_invoices import retry_push
 from billing.services.stripe_meters import MeterOutcome, sync_meters
 from billing.services.stripe_names import forget_customer, forget_meter, name_customer, name_meter
-from billing.stripe_forms import StripeCustomerForm, StripeMeterForm
 from common.errors import ApplicationError, InvalidInput, NotFound
 from metering.queries import get_metric
 
 SECTION = "stripe"
-read_or_post = require_http_methods(["GET", "HEAD", "POST"])
 
 
 @require_safe
@@ -83,9 +91,7 @@ def _name_customer(caller: Caller, form: StripeCustomerForm) -> bool:
 @organization_page
 def forget_stripe_customer(request: HttpRequest, caller: Caller, customer_id: int) -> HttpResponse:
     caller.require(Scope.BILLING_WRITE)
-    customer = list_customers(caller).filter(pk=customer_id).first()
-    if customer is None:
-        raise NotFound("There is no such customer.")
+    customer = get_customer_by_id(caller, customer_id)
     forget_customer(organization=caller.organization, customer=customer, actor=caller.actor)
     messages.success(request, f"{customer.external_id} is not reported any more. What was planned is still sent.")
     return redirect("billing:stripe", caller.organization.pk)
@@ -173,6 +179,16 @@ def retry_stripe_report(request: HttpRequest, caller: Caller, report_id: int) ->
     return redirect("billing:stripe_reports", caller.organization.pk)
 
 
+@require_POST
+@organization_page
+def confirm_stripe_report(request: HttpRequest, caller: Caller, report_id: int) -> HttpResponse:
+    caller.require(Scope.BILLING_WRITE)
+    report = get_report(organization=caller.organization, report_id=report_id)
+    confirm_report(report=report, actor=caller.actor, now=timezone.now())
+    messages.success(request, "It is noted as delivered.")
+    return redirect("billing:stripe_reports", caller.organization.pk)
+
+
 @read_or_post
 @organization_page
 def report_now(request: HttpRequest, caller: Caller) -> HttpResponse:
@@ -220,3 +236,13 @@ def stripe_events(request: HttpRequest, caller: Caller) -> HttpResponse:
     caller.require(Scope.BILLING_READ)
     page = get_event_list(request, caller)
     return render_page(request, caller, "billing/stripe_events.html", page, section=SECTION)
+
+
+@require_POST
+@organization_page
+def retry_stripe_event(request: HttpRequest, caller: Caller, event_id: int) -> HttpResponse:
+    caller.require(Scope.BILLING_WRITE)
+    event = get_event(organization=caller.organization, event_id=event_id)
+    retry_event(event=event, organization=caller.organization, actor=caller.actor)
+    messages.success(request, f"{event.stripe_event_id} is handled again within two minutes.")
+    return redirect("billing:stripe_events", caller.organization.pk)

@@ -10,7 +10,7 @@ from typing import Any
 from billing.clients.invoices import InvoiceSink
 from billing.clients.stripe_invoices import StripeInvoices
 from billing.domain.reporting import UNSETTLED
-from billing.models import BillingSettings, Invoice, StripeInvoice, Subscription
+from billing.models import BillingSettings, Invoice, InvoiceKind, InvoiceState, StripeInvoice, Subscription
 from billing.services.stripe_invoices import PushRun, plan_pushes, send_pushes
 from billing.services.stripe_names import name_customer
 from tests.billing.invoices import FEE, USAGE, Line, store_invoice
@@ -89,6 +89,18 @@ class Pusher:
             | defaults
             | fields,
         )
+
+    def void(self, invoice: Invoice) -> None:
+        rows = Invoice.objects.for_organization(self.organization).filter(pk=invoice.pk)
+        rows.update(state=InvoiceState.VOID, voided_at=self.clock.now, void_reason="wrong")
+
+    def credit(self, invoice: Invoice) -> None:
+        """Give all of it back by a credit note, as `issue_credit_note` writes it down."""
+        note = self.issue(
+            None, Line("Back", -DUE), kind=InvoiceKind.CREDIT_NOTE, credited_invoice=invoice, sequence=self._issued
+        )
+        rows = Invoice.objects.for_organization(self.organization).filter(pk=invoice.pk)
+        rows.update(paid_at=self.clock.now, payment_reference=note.number)
 
     def plan(self) -> int:
         return plan_pushes(organization=self.organization, now=self.clock.now)

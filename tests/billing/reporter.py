@@ -7,22 +7,25 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
+from uuid import uuid4
 
 from billing.clients.meters import MeterEvent, MeterSink
 from billing.clients.stripe import StripeMeters
 from billing.domain.reporting import UNSETTLED, Outcome, ReportState
 from billing.models import Subscription, UsageReport
-from billing.services.reporting import Pace, PlanRun, SendRun, plan_reports, send_reports
+from billing.services.reporting import PlanRun, SendRun, plan_reports, send_reports
 from billing.services.stripe_names import name_customer, name_meter
+from billing.services.stripe_pace import Pace
 from tests.billing.seller import Seller, written
 from tests.billing.stripe_fake import FakeStripe
 
 
 class Clock:
-    """Stands still but for who waits; safe to read from other threads."""
+    """Stands still but for who waits; safe to read from other threads. Its runs share Stripe's tokens."""
 
     def __init__(self, now: datetime) -> None:
         self.now = now
+        self.account = uuid4().hex
 
     def read(self) -> datetime:
         return self.now
@@ -32,7 +35,7 @@ class Clock:
 
     @property
     def pace(self) -> Pace:
-        return Pace(now=self.read, wait=self.wait, jitter=lambda: 0.5)
+        return Pace(now=self.read, wait=self.wait, jitter=lambda: 0.5, account=self.account)
 
 
 class Killed(BaseException):

@@ -17,8 +17,12 @@ Sources:
 [items]       https://docs.stripe.com/api/invoiceitems/create
 [pay]         https://docs.stripe.com/api/invoices/pay
 [lifecycle]   https://docs.stripe.com/invoicing/integration/workflow-transitions
+[grace]       https://docs.stripe.com/billing/subscriptions/usage-based/configure-grace-period and
+              https://docs.stripe.com/invoicing/scheduled-finalization
 [pages]       https://docs.stripe.com/api/pagination
 [thin]        https://docs.stripe.com/api/v2/core/events/retrieve
+[later]       https://docs.stripe.com/api/v2/core/events/event-types (v1.billing.meter.error_report_triggered)
+              and, for an example, https://docs.stripe.com/api/v2/core/events/object
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from typing import Any
@@ -96,15 +101,22 @@ class FakeStripe:
         self.events: list[StoredEvent] = []
         self.calls: list[Call] = []
         self.faults: list[Fault | None] = []
-        # Which writes they meet, by the beginning of their paths.
+        # Which writes, or else reads, they meet, by the beginning of their paths.
         self.fault_paths: tuple[str, ...] = EVENTS
+        self.are_reads_met = False
         # Invoices and items by id; an item without an invoice waits for one that includes it. [items]
         self.invoices: dict[str, dict[str, Any]] = {}
         self.items: dict[str, dict[str, Any]] = {}
         # Percentages off for a customer, which invoices inherit unless they say otherwise. [invoices]
         self.discounts: dict[str, int] = {}
+        # Why events that are accepted are rejected afterwards: one code for each of the next ones, in order. [later]
+        self.rejections: list[str] = []
+        # Those that were, by whose call, with the code.
+        self.rejected: list[tuple[StoredEvent, str, str]] = []
         # The data of thin events, by id. [thin]
         self.thin_events: dict[str, dict[str, Any]] = {}
+        # For how long what a subscription's period made stays a draft. [grace]
+        self.grace = timedelta(hours=1)
         # Summaries show only events received so long ago.
         self.summary_lag = timedelta(0)
         self.before_answer: Callable[[Call], None] = lambda call: None
@@ -184,7 +196,7 @@ class FakeStripe:
         )
         with self._lock:
             self.calls.append(call)
-            is_met = call.method != "GET" and call.path.startswith(self.fault_paths)
+            is_met = (call.method == "GET") == self.are_reads_met and call.path.startswith(self.fault_paths)
             fault = self.faults.pop(0) if self.faults and is_met else None
             reply = self._answer(call, fault)
         self.before_answer(call)
@@ -216,7 +228,8 @@ class FakeStripe:
     def _execute(self, call: Call, fault: Fault | None) -> Reply:
         match call.method, call.path.split("/")[2:]:
             case "POST", ["billing", "meter_events"]:
-                return self._execute_once(call, fault, self._validate, self._store)
+                store = partial(self._store, key=call.idempotency_key)
+                return self._execute_once(call, fault, self._validate, store)
             case "POST", ["billing", "meters"]:
                 return self._execute_once(call, fault, self._validate_meter, self._create_meter)
             case "GET", ["billing", "meters"]:
@@ -310,11 +323,13 @@ class FakeStripe:
             return refuse(400, "The timestamp is too far in the future.", code="timestamp_in_future")
         # Unique within a rolling period of at least 24 hours, and a repetition is a 400. [create] [duplicate]
         identifier = form.get("identifier")
-        if any(event.identifier == identifier and self.now() - event.received_at < DAY for event in self.events):
+        accepted = [*self.events, *(event for event, *_ in self.rejected)]
+        if any(event.identifier == identifier and self.now() - event.received_at < DAY for event in accepted):
             return refuse(400, f"An event already exists with identifier {identifier}.")
         return None
 
-    def _store(self, form: dict[str, str]) -> Reply:
+    def _store(self, form: dict[str, str], key: str) -> Reply:
+        """The answer is the same for what is rejected afterwards, which then counts nowhere. [later]"""
         event = StoredEvent(
             identifier=form.get("identifier") or f"generated-{len(self.events)}",  # [create]
             event_name=form["event_name"],
@@ -323,7 +338,10 @@ class FakeStripe:
             timestamp=int(form.get("timestamp") or self.now().timestamp()),  # [create]
             received_at=self.now(),
         )
-        self.events.append(event)
+        if self.rejections:
+            self.rejected.append((event, key, self.rejections.pop(0)))
+        else:
+            self.events.append(event)
         payload = {"stripe_customer_id": event.customer, "value": form["payload[value]"]}
         body = {
             "object": "billing.meter_event",
@@ -335,6 +353,39 @@ class FakeStripe:
             "timestamp": event.timestamp,
         }
         return Reply(200, body)
+
+    def report_rejections(self, name: str, event_name: str) -> dict[str, Any]:
+        """Make the event that tells what a meter has rejected, with samples that say the calls' idempotency keys.
+
+        Returns what is delivered of it; its data are fetched. [later] [thin]
+        """
+        of_meter = [(key, code) for event, key, code in self.rejected if event.event_name == event_name]
+        types = [
+            {
+                "code": code,
+                "error_count": len(keys),
+                "sample_errors": [{"error_message": f"It is {code}.", "request": {"identifier": key}} for key in keys],
+            }
+            for code in sorted({code for _, code in of_meter})
+            if (keys := [key for key, found in of_meter if found == code])
+        ]
+        meter = f"mtr_{event_name}"
+        told = {
+            "id": name,
+            "object": "v2.core.event",
+            "type": "v1.billing.meter.error_report_triggered",
+            "created": f"{self.now():%Y-%m-%dT%H:%M:%S.000Z}",
+            "livemode": False,
+            "related_object": {"id": meter, "type": "billing.meter", "url": f"/v1/billing/meters/{meter}"},
+        }
+        data = {
+            "developer_message_summary": f"There are {len(of_meter)} invalid events",
+            "reason": {"error_count": len(of_meter), "error_types": types},
+            "validation_start": f"{self.now() - timedelta(seconds=10):%Y-%m-%dT%H:%M:%S.000Z}",
+            "validation_end": told["created"],
+        }
+        self.thin_events[name] = told | {"data": data}
+        return told
 
     def _summarize(self, meter: str, form: dict[str, str]) -> Reply:
         """One number over the range or per day, a float, of what has been aggregated so far. Whole minutes, and whole
@@ -397,6 +448,15 @@ class FakeStripe:
         self.invoices[invoice]["status"] = "paid"
         self.invoices[invoice]["status_transitions"]["paid_at"] = int(self.now().timestamp())
 
+    def renew(self, customer: str) -> None:
+        """What Stripe makes when a period of a subscription there ends: a draft that becomes final by itself, when the
+        account's grace period is over. [grace]"""
+        made = self._create_invoice({"customer": customer, "auto_advance": "true"}).body
+        self.invoices[made["id"]] |= {
+            "billing_reason": "subscription_cycle",
+            "automatically_finalizes_at": made["created"] + int(self.grace.total_seconds()),
+        }
+
     def add_pending_item(self, customer: str, amount: int, *, invoice: str | None = None) -> None:
         """What somebody else adds; without an invoice it waits for one."""
         self._add_item({"customer": customer, "amount": str(amount), "currency": "usd"}, invoice)
@@ -426,6 +486,8 @@ class FakeStripe:
             "days_until_due": form.get("days_until_due"),
             "metadata": _metadata(form),
             "hosted_invoice_url": None,
+            "billing_reason": "manual",
+            "automatically_finalizes_at": None,
             "status_transitions": {"finalized_at": None, "paid_at": None, "voided_at": None},
             "percent_off": 0 if "discounts" in form else self.discounts.get(form["customer"], 0),
         }
@@ -468,12 +530,14 @@ class FakeStripe:
         return self.items[name]
 
     def _list_invoices(self, form: dict[str, str]) -> Reply:
-        """The newest first, of a customer, made since a time. [pages]"""
+        """The newest first, of a customer or a status, made since a time. [pages]"""
         since = int(form.get("created[gte]", 0))
         found = [
             self._shown(name)
             for name, invoice in reversed(self.invoices.items())
-            if invoice["customer"] == form.get("customer", invoice["customer"]) and invoice["created"] >= since
+            if invoice["customer"] == form.get("customer", invoice["customer"])
+            and invoice["status"] == form.get("status", invoice["status"])
+            and invoice["created"] >= since
         ]
         return _page(found, form)
 

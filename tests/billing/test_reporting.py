@@ -10,18 +10,30 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from queue import Queue
 
 import pytest
+import redis
 from django.db import connection, transaction
 from pytest_django import Settings
 
-from billing.clients.meters import MeterEvent, SummaryUnavailable
+from accounts.models import AuditEntry
+from billing.clients.failures import CallFailed
+from billing.clients.meters import MeterEvent
 from billing.clients.stripe import StripeMeters
 from billing.domain.reporting import Answer, ReportState
-from billing.services.reporting import NotRejected, Pace, retry_report, send_reports
+from billing.services import stripe_pace
+from billing.services.reporting import (
+    NotLeftToPeople,
+    NotRejected,
+    confirm_report,
+    retry_report,
+    send_reports,
+)
+from billing.services.stripe_pace import Pace, TokenBucket
 from metering.models import Horizon
 from tests.billing.reporter import Clock, Hooked, Killed, Reporter
 from tests.billing.seller import Seller
@@ -153,7 +165,7 @@ class TestAdapter:
         total = account.total(event_name="api_requests", customer_id="cus_acme", **minute)
 
         assert abs(total - Decimal("0.3")) < Decimal("1e-15")
-        with pytest.raises(SummaryUnavailable):
+        with pytest.raises(CallFailed):
             account.total(event_name="nothing", customer_id="cus_acme", **minute)
 
 
@@ -355,6 +367,33 @@ class TestSending:
         assert row.state == UNKNOWN
         assert "counts 101.0" in row.last_error
         assert acme.arrived() == Decimal(101)
+        # A day later it is theirs to say; before that it may still settle by itself.
+        for decide, refusal in ((confirm_report, NotLeftToPeople), (retry_report, NotRejected)):
+            with pytest.raises(refusal):
+                decide(report=row, actor="test", now=row.first_sent_at + timedelta(hours=47))
+
+    @pytest.mark.parametrize("has_arrived", [True, False])
+    def test_people_say_what_became_of_a_report_that_nobody_knows_about(
+        self, acme: Reporter, has_arrived: bool
+    ) -> None:
+        acme.stripe.faults = [Fault.DROP_AFTER if has_arrived else Fault.DROP_BEFORE]
+        acme.report()
+        acme.sink.send(event(quantity=Decimal(1), identifier="foreign", attempt_key="foreign"))
+        acme.clock.now += timedelta(hours=48)
+        acme.report()
+
+        decide = confirm_report if has_arrived else retry_report
+        said = decide(report=acme.rows()[0], actor="test", now=acme.clock.now)
+        acme.report()
+
+        assert acme.states() == ([DELIVERED] if has_arrived else [SUPERSEDED, DELIVERED])
+        assert acme.arrived() == Decimal(101)
+        entry = AuditEntry.objects.for_organization(acme.organization).latest("id")
+        assert entry.action == ("usage_report.confirmed" if has_arrived else "usage_report.retried")
+        assert (entry.actor, entry.target) == ("test", acme.rows()[0].identifier)
+        assert said.pk == acme.rows()[-1].pk
+        with pytest.raises(NotLeftToPeople):
+            confirm_report(report=said, actor="test", now=acme.clock.now)
 
     def test_one_bad_customer_does_not_stop_the_rest(self, reporter: Reporter) -> None:
         for customer in ("first", "gone", "last"):
@@ -433,6 +472,25 @@ class TestSending:
 
         assert len(acme.stripe.calls) == 7
         assert acme.clock.now - began == timedelta(seconds=3)
+
+    @pytest.mark.parametrize("is_redis_away", [False, True])
+    def test_who_calls_at_the_same_time_shares_the_rate(
+        self, clock: Clock, settings: Settings, monkeypatch: pytest.MonkeyPatch, is_redis_away: bool
+    ) -> None:
+        """Without Redis each run has a rate of its own, and goes on."""
+        settings.STRIPE_CALLS_PER_SECOND = 4
+        if is_redis_away:
+            away = redis.Redis(port=1, retry=None).register_script("return 0")
+            monkeypatch.setattr(stripe_pace, "_script", lambda: away)
+        waits: list[float] = []
+        buckets = [TokenBucket(pace=replace(clock.pace, wait=waits.append)) for _ in range(3)]
+
+        for bucket in buckets * 2:
+            bucket.take()
+
+        assert waits == ([0.25] * 3 if is_redis_away else [0.25, 0.5, 0.75, 1.0, 1.25])
+        TokenBucket(pace=replace(clock.pace, now=lambda: clock.now - timedelta(days=1), wait=waits.append)).take()
+        assert len(waits) == (3 if is_redis_away else 5), "a clock that is wrong keeps nobody waiting"
 
     def test_a_quantity_with_many_digits_arrives_exactly(self, acme: Reporter) -> None:
         acme.use("acme", Decimal("12345678901234567890.12345678"), utc(2026, 11, 5))

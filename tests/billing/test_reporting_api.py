@@ -15,11 +15,13 @@ from django.urls import reverse
 from pytest_django import Settings
 
 from accounts.models import User
-from billing.models import StripeCustomer, StripeDrift, StripeMeter, UsageReport
+from billing.models import StripeCustomer, StripeDrift, StripeEvent, StripeMeter, UsageReport
 from billing.services.reporting import plan_reports
 from billing.tasks import reconcile_usage_task, report_usage_task, send_usage_reports_task
 from tests import factories
 from tests.api.conftest import Api
+from tests.billing.pusher import Pusher
+from tests.billing.reporter import Clock
 from tests.billing.seller import Seller, written
 from tests.billing.stripe_fake import FakeStripe, Fault
 
@@ -129,6 +131,20 @@ def test_a_rejected_report_is_retried_under_its_new_name(used: Seller, api: Api,
     assert api.get(f"{PATH}/{rejected['id']}")["state"] == "superseded"
     assert stripe.total("cus_acme", "api_calls") == Decimal(42)
     assert api.refuse("POST", f"{PATH}/{again['id']}/retry")[:2] == (409, "not_rejected")
+
+
+def test_people_say_of_an_unknown_report_what_became_of_it(used: Seller, api: Api, stripe: FakeStripe) -> None:
+    stripe.faults = [Fault.DROP_AFTER]
+    api.post(PATH)
+    [unknown] = api.get(PATH, state="unknown")["data"]
+    confirm = f"{PATH}/{unknown['id']}/confirm"
+    assert api.refuse("POST", confirm)[:2] == (409, "not_left_to_people")
+    rows = UsageReport.objects.for_organization(used.organization)
+    rows.update(first_sent_at=datetime.now(UTC) - timedelta(days=2))
+
+    assert api.post(confirm)["state"] == "delivered"
+    assert api.refuse("POST", f"{PATH}/{2**64}/confirm")[0] == 404
+    assert api.refuse("POST", f"{PATH}/{unknown['id']}/retry")[:2] == (409, "not_rejected")
 
 
 def test_scopes_and_bounds_are_kept(used: Seller, api_with: Callable[..., Api]) -> None:
@@ -262,24 +278,103 @@ class TestTasks:
 
 
 class TestDoctor:
-    def examine(self) -> str:
+    def examine(self, **options: Any) -> str:
         output = StringIO()
-        call_command("stripe_doctor", stdout=output)
+        call_command("stripe_doctor", stdout=output, **options)
+        return output.getvalue()
+
+    def complain(self, **options: Any) -> str:
+        output = StringIO()
+        with pytest.raises(SystemExit):
+            call_command("stripe_doctor", stdout=output, **options)
         return output.getvalue()
 
     def test_a_sound_account_is_told_so(self, used: Seller, stripe: FakeStripe) -> None:
-        assert "api_calls: sound" in self.examine()
+        told = self.examine()
+
+        assert "api_calls: sound" in told
+        assert "by hand: how long Stripe keeps an invoice open" in told
         assert {call.method for call in stripe.calls} == {"GET"}
 
     def test_every_defect_is_named(self, used: Seller, stripe: FakeStripe) -> None:
         stripe.customers.clear()
         stripe.add_meter("api_calls", formula="last", window="day")
 
-        told = StringIO()
-        with pytest.raises(SystemExit):
-            call_command("stripe_doctor", stdout=told)
+        told = self.complain()
 
-        assert "adds up by last" in told.getvalue()
-        assert "only the last event of each day" in told.getvalue()
-        assert "cus_acme" in told.getvalue()
-        assert KEY not in told.getvalue()
+        assert "adds up by last" in told
+        assert "only the last event of each day" in told
+        assert "cus_acme" in told
+        assert KEY not in told
+
+    def test_how_long_invoices_stay_open_is_read_from_the_drafts_there(self, used: Seller, stripe: FakeStripe) -> None:
+        stripe.renew("cus_acme")
+        assert "keeps invoices open for less than 2:00:00 after their periods: in_1 1:00:00." in self.complain()
+
+        stripe.invoices.clear()
+        stripe.grace = timedelta(hours=2)
+        stripe.renew("cus_acme")
+        stripe.renew("cus_acme")
+        # Made by a person, who may want it final at once.
+        by_hand = stripe.invoices["in_3"]
+        by_hand |= {"billing_reason": "manual", "automatically_finalizes_at": by_hand["created"] + 60}
+        assert "invoices open" not in self.examine(), "nor is it to be looked at by hand"
+
+    def test_who_is_not_reported_is_named(self, used: Seller, stripe: FakeStripe, now: datetime) -> None:
+        """`beta` uses and has no name, `idle` has one and no subscription, `quiet` used it long ago, and `stranger`
+        under no subscription."""
+        for name in ("beta", "quiet"):
+            used.subscribe(name, "basic", start=now - timedelta(days=60))
+        used.use("beta", "calls", 1, now - timedelta(days=1))
+        used.use("quiet", "calls", 1, now - timedelta(days=37))
+        used.use("stranger", "calls", 1, now - timedelta(days=1))
+        StripeCustomer.objects.create(
+            organization=used.organization, customer=used.customer("idle"), stripe_customer_id="cus_idle"
+        )
+        stripe.add_customer("cus_idle")
+
+        told = self.complain(customers=1)
+
+        assert "Used what is reported, and have no name at Stripe: beta." in told
+        assert "Named at Stripe, and without a subscription to report: idle." in told
+        assert "1 of 2 customers were not looked up" in told
+
+    def test_what_waits_for_people_is_counted(self, used: Seller, stripe: FakeStripe, now: datetime) -> None:
+        organization = used.organization
+        plan_reports(organization=organization, months=None, now=now)
+        reports = UsageReport.objects.for_organization(organization)
+        reports.update(created_at=now - timedelta(hours=3))
+        assert "not settled has been waiting for 3:0" in self.complain()
+
+        long_ago = now - timedelta(days=3)
+        reports.update(state="unknown", first_sent_at=long_ago, created_at=long_ago)
+        told = self.complain()
+        assert "Of 1 reports nobody knows whether they arrived" in told
+        assert "waiting" not in told
+
+        reports.update(state="rejected", next_attempt_at=None)
+        StripeDrift.objects.create(
+            **{"organization": organization, "customer": used.customer("acme/1"), "metric": used.metrics["calls"]},
+            **{"ledger_quantity": 1, "stripe_quantity": 2, "day": now, "found_at": now, "checked_at": now},
+        )
+        for place, owner in enumerate((organization, organization, None)):
+            StripeEvent.objects.create(organization=owner, stripe_event_id=f"evt_{place}", payload={}, state="failed")
+        told = self.complain()
+        assert "1 days differ" in told
+        assert "1 reports were rejected" in told
+        assert "2 events of Stripe's failed;" in told
+        assert "1 events of Stripe's failed before it was known whose they are" in told
+
+    def test_who_only_pushes_invoices_is_examined_too(self, live_seller: Seller, stripe: FakeStripe) -> None:
+        """With a key that need not read meters."""
+        pusher = Pusher(live_seller, stripe, Clock(live_seller.now))
+        pusher.issue()
+        assert str(pusher.organization) in self.examine()
+        stripe.customers.clear()
+        pusher.push()
+
+        told = self.complain()
+
+        assert "acme: Stripe has no customer cus_acme." in told
+        assert "1 invoices were rejected" in told
+        assert not any(call.path.startswith("/v1/billing/meters") for call in stripe.calls)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
 import pytest
 
+from billing.domain.reporting import ReportState
 from billing.models import StripeDrift
 from billing.services.reconciling import Comparison, reconcile_usage
 from tests.billing.reporter import Clock, Reporter
 from tests.billing.seller import Seller
-from tests.billing.stripe_fake import FakeStripe, Fault
+from tests.billing.stripe_fake import METERS, FakeStripe, Fault
 from tests.metering.meter import utc
 
 DAY = utc(2026, 11, 18)
@@ -103,10 +105,40 @@ def test_days_with_reports_on_their_way_are_left_alone(acme: Reporter) -> None:
     assert compare(acme) == Comparison(days=33)
 
 
+def test_a_report_that_is_left_to_people_hides_no_difference(acme: Reporter) -> None:
+    """Nobody knows whether 1 arrived, and somebody else reports in its minute."""
+    acme.use("acme", 1, utc(2026, 11, 18, 11))
+    acme.stripe.faults = [Fault.DROP_BEFORE]
+    acme.report()
+    acme.stripe.events.append(replace(acme.stripe.events[-1], identifier="foreign", value=Decimal(4)))
+    acme.clock.now += timedelta(hours=47)
+    acme.report()
+    assert (acme.states()[-1], compare(acme).drifts) == (ReportState.UNKNOWN, 0)
+
+    acme.clock.now += timedelta(hours=1)
+
+    assert compare(acme).drifts == 1
+    assert drifts(acme) == [(DAY, Decimal("8.25"), Decimal("11.25"), True)]
+
+
 def test_a_meter_that_is_gone_stops_nobody_else(acme: Reporter) -> None:
     acme.stripe.meters.clear()
 
     assert compare(acme) == Comparison(failures=1)
+
+
+@pytest.mark.parametrize(("refusals", "expected"), [(5, Comparison(days=34)), (6, Comparison(failures=1))])
+def test_a_stripe_that_asks_for_patience_is_asked_some_times_more(
+    acme: Reporter, refusals: int, expected: Comparison
+) -> None:
+    acme.stripe.fault_paths, acme.stripe.are_reads_met = METERS, True
+    acme.stripe.faults = [Fault.THROTTLE] * refusals
+    began = acme.clock.now
+
+    assert compare(acme) == expected
+
+    # 1 + 2 + 4 + 8 + 8 seconds, of which chance (here: one half) takes a quarter.
+    assert timedelta(seconds=17.25) <= acme.clock.now - began < timedelta(seconds=18.5)
 
 
 def test_a_comparison_that_runs_out_of_time_says_where_to_go_on(acme: Reporter) -> None:

@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -16,7 +17,9 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from accounts.models import Organization
-from billing.models import InboxState, Invoice, Notice, StripeEvent, StripeInvoice, UsageReport
+from billing.clients.meters import MeterEvent
+from billing.models import InboxState, Invoice, Notice, StripeEvent, StripeInvoice
+from billing.services.reconciling import reconcile_usage
 from billing.services.stripe_inbox import handle_due_events, handle_event, prune_events, receive_event
 from billing.services.stripe_names import name_customer
 from billing.tasks import push_invoices_task, sweep_stripe_events_task
@@ -239,6 +242,22 @@ class TestInvoices:
 
         assert invoices.values_list("paid_at", "payment_reference").get() == (utc(2026, 11, 10), "by hand")
 
+    @pytest.mark.parametrize("ended_by", ["void", "credit"])
+    def test_a_payment_of_what_has_ended_here_is_left_to_people(self, pusher: Pusher, ended_by: str) -> None:
+        """It was paid there before its end was told, and the event tells it first."""
+        pusher.stripe.pay(pusher.row().stripe_invoice_id)
+        invoice = pusher.row().invoice
+        getattr(pusher, ended_by)(invoice)
+        before = (invoice.refresh_from_db(), invoice.paid_at, invoice.payment_reference)
+        for name in ("evt_1", "evt_2"):
+            assert take(invoice_event(pusher, "invoice.paid", name), pusher.clock.now).state == "done"
+
+        row = pusher.row()
+        assert (row.state, row.stripe_status, row.next_attempt_at) == ("rejected", "paid", None)
+        assert f"{ended_by}ed here, and paid at Stripe as in_1: give the money back there." in row.last_error
+        assert (invoice.refresh_from_db(), invoice.paid_at, invoice.payment_reference) == before
+        assert [payload["status"] for _, payload in notices(pusher.organization)] == ["paid"]
+
     def test_an_event_that_overtakes_the_answer_finds_its_invoice(self, pusher: Pusher) -> None:
         """The answer to the creation was lost, and the next attempt has not come yet."""
         rows = StripeInvoice.objects.for_organization(pusher.organization)
@@ -342,58 +361,42 @@ class TestCustomersAndMeters:
         assert notices(other_org) == [("stripe.drift", told | {"customer": "also-acme"})]
         assert take(event("customer.deleted", {"id": "cus_nobody"}, "evt_2"), pusher.clock.now).state == "ignored"
 
-    def test_events_that_a_meter_refused_later_are_noted_at_the_reports(
+    def test_what_a_meter_refused_later_is_noted_at_the_report_and_found_by_night(
         self, seller: Seller, stripe: FakeStripe, clock: Clock
     ) -> None:
+        """Accepted and delivered, as far as the sender can know; the rest comes by the inbox and the comparison."""
         reporter = Reporter(seller, stripe, clock)
         reporter.subscribe("acme", start=utc(2026, 11, 1))
+        reporter.use("acme", 7, utc(2026, 11, 18, 10))
         reporter.use("acme", 100, utc(2026, 11, 19, 10))
-        reporter.report()
-        [report] = reporter.rows()
-        stripe.thin_events["evt_1"] = thin_event(f"{report.identifier}-1")
+        stripe.rejections = ["meter_event_customer_not_found"]
+        assert reporter.report().answers == {"accepted": 2}
 
-        handled = take({name: stripe.thin_events["evt_1"][name] for name in THIN}, clock.now)
+        handled = take(stripe.report_rejections("evt_1", "api_requests"), clock.now)
 
         assert (handled.state, handled.organization) == ("done", reporter.organization)
-        report = UsageReport.objects.for_organization(reporter.organization).get()
-        assert (report.state, report.last_error) == ("delivered", "Stripe refused it later: no such customer")
+        assert [(row.quantity, row.state, row.last_error) for row in reporter.rows()] == [
+            (7, "delivered", "Stripe refused it later: It is meter_event_customer_not_found."),
+            (100, "delivered", ""),
+        ]
         [(type, payload)] = notices(reporter.organization)
-        assert (type, payload["kind"], payload["error_count"]) == ("stripe.drift", "events_refused", "3")
-        assert payload["errors"] == {"meter_event_customer_not_found": "3"}
+        assert (type, payload["kind"], payload["error_count"]) == ("stripe.drift", "events_refused", "1")
+        assert payload["errors"] == {"meter_event_customer_not_found": "1"}
+        clock.now += timedelta(hours=16)
+        assert reconcile_usage(organization=reporter.organization, sink=reporter.sink, pace=clock.pace).drifts == 1
+        _, (_, told) = notices(reporter.organization)
+        assert (told["kind"], told["day"]) == ("usage_differs", "2026-11-18")
+        assert (told["ledger_quantity"], told["stripe_quantity"]) == ("7", "0")
+        assert reporter.report().answers == {}, "people have to see why"
 
     def test_without_a_sample_of_ours_the_meter_tells_whose_it_is(
         self, seller: Seller, stripe: FakeStripe, clock: Clock
     ) -> None:
+        """Somebody else reports to the same meter."""
         reporter = Reporter(seller, stripe, clock)
-        stripe.thin_events["evt_1"] = thin_event("somebody-elses")
+        stripe.add_customer("cus_theirs")
+        stripe.rejections = ["meter_event_customer_not_found"]
+        reporter.sink.send(MeterEvent("api_requests", "cus_theirs", Decimal(1), clock.now, "theirs", "theirs-1"))
 
-        assert take({name: stripe.thin_events["evt_1"][name] for name in THIN}, clock.now).state == "done"
+        assert take(stripe.report_rejections("evt_1", "api_requests"), clock.now).state == "done"
         assert [type for type, _ in notices(reporter.organization)] == ["stripe.drift"]
-
-
-# What a thin event says by itself.
-THIN = ("id", "object", "type", "related_object")
-
-
-def thin_event(sample: str) -> dict[str, Any]:
-    """As `GET /v2/core/events/{id}` answers it."""
-    error = {"error_message": "no such customer", "request": {"identifier": sample}}
-    kind = {"code": "meter_event_customer_not_found", "error_count": 3, "sample_errors": [error]}
-    return {
-        "id": "evt_1",
-        "object": "v2.core.event",
-        "type": "v1.billing.meter.error_report_triggered",
-        "created": "2026-11-20T12:00:00Z",
-        "livemode": False,
-        "related_object": {
-            "id": "mtr_api_requests",
-            "type": "billing.meter",
-            "url": "/v1/billing/meters/mtr_api_requests",
-        },
-        "data": {
-            "developer_message_summary": "There are 3 invalid events",
-            "reason": {"error_count": 3, "error_types": [kind]},
-            "validation_start": "2026-11-20T11:00:00Z",
-            "validation_end": "2026-11-20T11:00:10Z",
-        },
-    }

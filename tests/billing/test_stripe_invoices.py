@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import stripe as stripe_package
-from django.utils import timezone
 
 from billing.clients.invoices import InvoiceDraft, RemoteInvoice, RemoteItem
 from billing.clients.stripe_invoices import StripeInvoices
@@ -50,11 +49,6 @@ def pusher(seller: Seller, clock: Clock) -> Iterator[Pusher]:
     with FakeStripe(now=clock.read) as server:
         server.fault_paths = INVOICES
         yield Pusher(seller, server, clock)
-
-
-def void(invoice: Invoice) -> None:
-    rows = Invoice.objects.for_organization(invoice.organization_id).filter(pk=invoice.pk)
-    rows.update(state=InvoiceState.VOID, voided_at=timezone.now(), void_reason="wrong")
 
 
 def expected(*numbers: str, status: str = "open") -> list[tuple[str, str, list[tuple[str, int]]]]:
@@ -147,7 +141,7 @@ class TestTakingBack:
     def test_a_voided_invoice_is_voided_there(self, pusher: Pusher) -> None:
         invoice = pusher.issue()
         pusher.push()
-        void(invoice)
+        pusher.void(invoice)
         pusher.stripe.faults = [Fault.DROP_AFTER]
 
         pusher.come_to_rest()
@@ -160,8 +154,8 @@ class TestTakingBack:
         half, unsent = pusher.issue(), pusher.issue()
         pusher.stripe.faults = [None, None, Fault.DROP_BEFORE, Fault.DROP_BEFORE]
         pusher.push()
-        void(half)
-        void(unsent)
+        pusher.void(half)
+        pusher.void(unsent)
 
         pusher.come_to_rest()
 
@@ -174,10 +168,8 @@ class TestTakingBack:
         by_hand, credited, unsent = pusher.issue(), pusher.issue(), pusher.issue()
         pusher.stripe.faults = [None] * 12 + [Fault.DROP_BEFORE]
         pusher.push()
-        note = pusher.issue(
-            None, Line("Back", -DUE), kind=InvoiceKind.CREDIT_NOTE, credited_invoice=credited, sequence=1
-        )
-        for invoice, reference in ((by_hand, "wire 7"), (credited, note.number), (unsent, "cash")):
+        pusher.credit(credited)
+        for invoice, reference in ((by_hand, "wire 7"), (unsent, "cash")):
             rows = Invoice.objects.for_organization(pusher.organization).filter(pk=invoice.pk)
             rows.update(paid_at=pusher.clock.now, payment_reference=reference)
 
@@ -189,17 +181,20 @@ class TestTakingBack:
         assert by_hand.payment_reference == "wire 7"
         assert pusher.plan() == 0
 
-    def test_one_that_was_paid_there_is_left_to_people(self, pusher: Pusher) -> None:
+    @pytest.mark.parametrize("ended_by", ["void", "credit"])
+    def test_one_that_was_paid_there_is_left_to_people(self, pusher: Pusher, ended_by: str) -> None:
         invoice = pusher.issue()
         pusher.push()
         pusher.stripe.pay(pusher.row().stripe_invoice_id)
-        void(invoice)
+        getattr(pusher, ended_by)(invoice)
 
-        pusher.come_to_rest()
+        assert pusher.push().answers == {Answer.REFUSED: 1}
 
         assert pusher.at_stripe() == expected("INV-1", status="paid")
-        assert pusher.row().state == "rejected"
-        assert "give the money back there" in pusher.row().last_error
+        row = pusher.row()
+        assert (row.state, row.stripe_status) == ("rejected", "paid")
+        assert row.last_error == f"It was {ended_by}ed here, and paid at Stripe as in_1: give the money back there."
+        assert pusher.plan() == 0
 
 
 @pytest.mark.parametrize("pause", [SOON, NEXT_DAY], ids=["while keys live", "after keys are forgotten"])

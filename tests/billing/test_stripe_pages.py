@@ -18,7 +18,7 @@ from pytest_django import Settings
 from accounts.models import AuditEntry, Organization, User
 from billing.models import Notice, StripeCustomer, StripeDrift, StripeEvent, StripeMeter, UsageReport
 from billing.services.reconciling import reconcile_usage
-from billing.services.stripe_inbox import handle_event, receive_event
+from billing.services.stripe_inbox import handle_due_events, handle_event, receive_event
 from billing.services.stripe_names import forget_customer
 from billing.services.traces import iterate_rows, let_go
 from tests import factories
@@ -81,11 +81,14 @@ class TestMeters:
             ("requests", "api_requests", "sound", []),
         ]
 
-        def sync(query: str = "") -> list[tuple[str, ...]]:
-            body = api.post(f"/v1/billing/stripe/meters/sync{query}")
-            return [tuple(meter.values()) for meter in body["meters"]]
+        path = "/v1/billing/stripe/meters/sync"
 
-        assert sync("?dry_run=true") == outcomes
+        def sync(query: str = "", body: Any = None) -> list[tuple[str, ...]]:
+            return [tuple(meter.values()) for meter in api.post(f"{path}{query}", body)["meters"]]
+
+        assert sync("?dry_run=true") == sync(body={"dry_run": True}) == outcomes
+        assert api.refuse("POST", f"{path}?dry_run=true", {"dry_run": False}) == (422, "ambiguous", ["dry_run"])
+        assert api.refuse("POST", path, {"dryrun": True})[::2] == (422, ["dryrun"])
         assert set(named.stripe.meters) == {"api_requests", "event_hits"}
         assert sync() == outcomes
         made = named.stripe.meters["event_calls"]
@@ -196,6 +199,21 @@ class TestOverview:
         assert not StripeCustomer.objects.for_organization(org).exists()
         assert not StripeMeter.objects.for_organization(org).exists()
 
+    def test_who_is_not_reported_is_listed(self, browser: Client, url: Url, reporter: Reporter) -> None:
+        now = timezone.now()
+        reporter.seller.subscribe("beta", "basic", start=now - timedelta(days=3))
+        reporter.use("beta", 1, now - timedelta(days=1))
+        idle = reporter.seller.customer("idle")
+        StripeCustomer.objects.create(organization=reporter.organization, customer=idle, stripe_customer_id="cus_idle")
+
+        page = page_of(browser.get(url("stripe")))
+
+        assert [(row.external_id, row.reason) for row in page.gaps] == [
+            ("beta", "Used what is reported, and has no name at Stripe."),
+            ("idle", "Is cus_idle, without a subscription."),
+        ]
+        assert (page.figures[-1].label, page.figures[-1].count) == ("Not reported", 2)
+
     def test_a_viewer_looks_and_changes_nothing(
         self, client_for: Callable[[User], Client], bob: User, reporter: Reporter, url: Url
     ) -> None:
@@ -235,6 +253,22 @@ class TestReports:
         assert browser.post(shown.retry_url).status_code == 302
         assert [row.state for row in reporter.rows()] == ["superseded", "pending"]
         assert browser.post(shown.retry_url).status_code == 409, "only once"
+
+    def test_of_an_unknown_one_people_say_after_two_days_what_became_of_it(
+        self, browser: Client, url: Url, reporter: Reporter
+    ) -> None:
+        reporter.stripe.faults = [Fault.DROP_AFTER]
+        reporter.report()
+        rows = UsageReport.objects.for_organization(reporter.organization)
+
+        urls = [(row.confirm_url, row.retry_url) for row in page_of(browser.get(url("stripe_reports"))).rows]
+        assert urls == [("", "")], "it may still settle by itself"
+        rows.update(first_sent_at=timezone.now() - timedelta(days=2))
+        [row] = page_of(browser.get(url("stripe_reports"))).rows
+        assert row.retry_url
+        assert browser.post(row.confirm_url).status_code == 302
+        [row] = page_of(browser.get(url("stripe_reports"))).rows
+        assert (row.state, row.confirm_url, row.retry_url) == ("delivered", "", "")
 
     def test_meters_are_compared_and_made(self, browser: Client, url: Url, reporter: Reporter) -> None:
         reporter.stripe.meters.clear()
@@ -292,25 +326,60 @@ class TestInvoicesAndEvents:
         assert not StripeEvent.objects.all_tenants().exists()
         assert pusher.row().stripe_customer_id == ""
 
-    def test_the_admin_opens_and_handles_what_failed_again(
-        self, client_for: Callable[[User], Client], pusher: Pusher, settings: Settings
-    ) -> None:
+    @pytest.fixture
+    def failed(self, pusher: Pusher, settings: Settings) -> StripeEvent:
+        """What an installation did not handle that had lost its key for a while."""
         pusher.push()
         [told] = pusher.stripe.invoices.values()
-        settings.STRIPE_API_KEY = ""
-        now = timezone.now()
+        now, settings.STRIPE_API_KEY = timezone.now(), ""
         receive_event(event={"id": "evt_1", "type": "invoice.voided", "data": {"object": told}}, now=now)
         kept = StripeEvent.objects.all_tenants().get()
         assert handle_event(event_id=kept.pk, now=now) == "failed"
         settings.STRIPE_API_KEY = pusher.stripe.key
+        return kept
+
+    def test_a_failed_event_is_handled_again(self, browser: Client, url: Url, failed: StripeEvent) -> None:
+        """Also one that nothing tries any more by itself."""
+        events = StripeEvent.objects.all_tenants()
+        events.update(attempts=10)
+        [row] = page_of(browser.get(url("stripe_events"))).rows
+
+        assert browser.post(row.retry_url).status_code == 302
+        assert handle_due_events(now=timezone.now(), limit=5) == 1
+
+        [shown] = page_of(browser.get(url("stripe_events"), {"state": "done"})).rows
+        assert (shown.attempts, shown.error, shown.retry_url) == (1, "", "")
+        assert browser.post(row.retry_url).status_code == 409
+        entry = AuditEntry.objects.for_organization(events.get().organization_id).latest("id")
+        assert (entry.action, entry.target) == ("stripe_event.retried", "evt_1")
+
+    def test_the_admin_tries_again_what_failed_and_what_was_rejected(
+        self, client_for: Callable[[User], Client], pusher: Pusher, failed: StripeEvent, reporter: Reporter
+    ) -> None:
+        reporter.stripe.customers.clear()
+        reporter.report()
+        pusher.issue(pusher.subscription)
+        pusher.push()
+        refused = pusher.rows()[-1]
+        [report] = reporter.rows()
+        assert (refused.state, report.state) == ("rejected", "rejected")
         staff = factories.make_user(name="Staff", is_staff=True)
         User.objects.filter(pk=staff.pk).update(is_superuser=True)
         client = client_for(staff)
 
-        for model, row in (("stripeinvoice", pusher.row()), ("stripeevent", kept)):
-            assert client.get(reverse(f"admin:billing_{model}_changelist"), {"q": "x"}).status_code == 200
-            assert client.get(reverse(f"admin:billing_{model}_change", args=[row.pk])).status_code == 200
-        chosen = {"action": "handle_again", "_selected_action": [kept.pk]}
-        assert client.post(reverse("admin:billing_stripeevent_changelist"), chosen).status_code == 302
-        kept.refresh_from_db()
-        assert kept.state == "done"
+        told = ""
+        for row, action in ((failed, "handle_again"), (report, "retry"), (refused, "retry")):
+            name = f"admin:billing_{row._meta.model_name}"
+            assert client.get(reverse(f"{name}_changelist"), {"q": "x"}).status_code == 200
+            assert client.get(reverse(f"{name}_change", args=[row.pk])).status_code == 200
+            rows = type(row).objects.all_tenants().values_list("pk", flat=True)
+            chosen = {"action": action, "_selected_action": list(rows)}
+            told += client.post(reverse(f"{name}_changelist"), chosen, follow=True).content.decode()
+
+        for sentence in ("1 of 1 failed events", "1 of 1 rejected reports", "1 of 1 rejected invoices"):
+            assert sentence in told
+        failed.refresh_from_db()
+        assert failed.state == "done"
+        assert [row.state for row in reporter.rows()] == ["superseded", "pending"]
+        assert pusher.rows()[-1].state == "pending"
+        assert AuditEntry.objects.filter(actor=f"staff:{staff.email}", action__endswith=".retried").count() == 2

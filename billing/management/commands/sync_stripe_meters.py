@@ -8,7 +8,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandParser
 
 from billing.queries.reporting import list_organizations_with_meters
-from billing.services.reporting import open_sink
+from billing.services.stripe_account import open_sink
 from billing.services.stripe_meters import MeterOutcome, sync_meters
 from common.errors import ApplicationError
 
