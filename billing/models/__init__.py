@@ -16,12 +16,13 @@ from billing.models.invoices import (
     TaxRate,
 )
 from billing.models.plans import Plan, PlanVersion, Price, VersionState
-from billing.models.reports import StripeCustomer, StripeDrift, StripeMeter, UsageReport
+from billing.models.reports import MAX_ERROR_CHARACTERS, StripeCustomer, StripeDrift, StripeMeter, UsageReport
 from billing.models.stripe import InboxState, StripeEvent, StripeInvoice
 from billing.models.subscriptions import Commitment, Subscription, SubscriptionPause, SubscriptionPhase
 from billing.models.watching import Budget, BudgetCrossing, Notice, UsageCheck
 
 __all__ = [
+    "MAX_ERROR_CHARACTERS",
     "BillingPeriod",
     "BillingProfile",
     "BillingSettings",

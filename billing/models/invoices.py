@@ -13,6 +13,7 @@ from django.utils import timezone
 
 from accounts.models import Customer, Organization
 from billing.models.plans import Price
+from billing.models.reports import MAX_ERROR_CHARACTERS
 from billing.models.subscriptions import Subscription
 from common.models import TenantManager
 from metering.models import QuantityField
@@ -139,7 +140,7 @@ class BillingPeriod(models.Model):
     # nothing to adjust. Null: to be looked at in any case.
     billed_quantities = models.JSONField(null=True, blank=True)
     # Why its invoice could not be made the last time, or empty.
-    problem = models.CharField(max_length=500, blank=True)
+    problem = models.CharField(max_length=MAX_ERROR_CHARACTERS, blank=True)
 
     objects = TenantManager()
 
@@ -229,6 +230,10 @@ class Invoice(models.Model):
     payment_reference = models.CharField(max_length=255, blank=True)
     mailed_at = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(default=timezone.now)
+    # Under which name a credit note was asked for, and a digest of what was: the same again answers with this one. Or
+    # empty.
+    idempotency_key = models.CharField(max_length=255, blank=True, db_collation="C")
+    request_digest = models.CharField(max_length=64, blank=True, db_collation="C")
 
     objects = TenantManager()
 
@@ -242,6 +247,11 @@ class Invoice(models.Model):
             ),
             models.UniqueConstraint(
                 fields=["organization", "number"], condition=~models.Q(number=""), name="invoice_number_once"
+            ),
+            models.UniqueConstraint(
+                fields=["organization", "idempotency_key"],
+                condition=~models.Q(idempotency_key=""),
+                name="invoice_key_once",
             ),
             models.CheckConstraint(
                 condition=~models.Q(kind=InvoiceKind.PERIOD) | models.Q(sequence=0), name="invoice_one_per_period"

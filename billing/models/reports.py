@@ -10,6 +10,9 @@ from billing.domain.reporting import UNSETTLED, Progress, ReportState
 from common.models import TenantManager
 from metering.models import Metric, QuantityField
 
+# How much of an error the rows of billing keep.
+MAX_ERROR_CHARACTERS = 500
+
 
 class StripeCustomer(models.Model):
     """What a customer is called at Stripe. Only the usage of such customers is reported."""
@@ -84,7 +87,7 @@ class UsageReport(models.Model):
     # When to look at it again; null: never, it is settled.
     next_attempt_at = models.DateTimeField(null=True, blank=True)
     delivered_at = models.DateTimeField(null=True, blank=True)
-    last_error = models.CharField(max_length=500, blank=True)
+    last_error = models.CharField(max_length=MAX_ERROR_CHARACTERS, blank=True)
     created_at = models.DateTimeField(default=timezone.now)
 
     objects = TenantManager()

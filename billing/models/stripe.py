@@ -8,6 +8,7 @@ from django.utils import timezone
 from accounts.models import Organization
 from billing.domain.reporting import UNSETTLED, ReportState
 from billing.models.invoices import Invoice
+from billing.models.reports import MAX_ERROR_CHARACTERS
 from common.models import TenantManager
 
 
@@ -29,7 +30,7 @@ class StripeInvoice(models.Model):
     keyed_at = models.DateTimeField(null=True, blank=True)
     next_attempt_at = models.DateTimeField(null=True, blank=True)
     delivered_at = models.DateTimeField(null=True, blank=True)
-    last_error = models.CharField(max_length=500, blank=True)
+    last_error = models.CharField(max_length=MAX_ERROR_CHARACTERS, blank=True)
     created_at = models.DateTimeField(default=timezone.now)
 
     objects = TenantManager()
@@ -74,7 +75,7 @@ class StripeEvent(models.Model):
     organization = models.ForeignKey(Organization, on_delete=models.CASCADE, null=True, blank=True, related_name="+")
     state = models.CharField(max_length=10, choices=InboxState.choices, default=InboxState.RECEIVED)
     attempts = models.PositiveIntegerField(default=0)
-    error = models.CharField(max_length=500, blank=True)
+    error = models.CharField(max_length=MAX_ERROR_CHARACTERS, blank=True)
     received_at = models.DateTimeField(default=timezone.now)
     handled_at = models.DateTimeField(null=True, blank=True)
 

@@ -70,12 +70,17 @@ class Subscription(models.Model):
     def cycle(self) -> Cycle:
         return Cycle(self.starts_at, self.anchor_day, ZoneInfo(self.zone), self.trial_ends_at, self.ends_at)
 
-    def status_at(self, at: datetime) -> str:
-        """Return scheduled, trial, active, canceling (it will end) or ended."""
+    def status_at(self, at: datetime, pause: SubscriptionPause | None = None) -> str:
+        """Return scheduled, trial, active, paused, canceling (it will end) or ended.
+
+        Paused only where it is in the given pause.
+        """
         if self.ends_at is not None and (at >= self.ends_at or self.ends_at <= self.starts_at):
             return "ended"
         if at < self.starts_at:
             return "scheduled"
+        if pause is not None and pause.starts_at <= at and (pause.ends_at is None or at < pause.ends_at):
+            return "paused"
         if self.ends_at is not None:
             return "canceling"
         return "trial" if self.trial_ends_at is not None and at < self.trial_ends_at else "active"

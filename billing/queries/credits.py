@@ -13,10 +13,7 @@ from django.db.models.functions import Coalesce, Least
 from accounts.models import Customer, Organization
 from billing.domain.credits import Grant
 from billing.models import BillingPeriod, CreditEntry, CreditGrant, PeriodState, Subscription
-from common.errors import NotFound
 from common.models import TenantQuerySet
-
-MAX_ID = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +39,9 @@ def get_grant(*, organization: Organization, grant_id: int, customer_id: int | N
 
     `customer_id` is the one whose a bound key may see; None: anybody's.
     """
-    found: CreditGrant | None = None
-    if grant_id <= MAX_ID:
-        rows = list_grants(organization=organization).filter(pk=grant_id)
-        found = (rows if customer_id is None else rows.filter(customer_id=customer_id)).first()
-    if found is None:
-        raise NotFound("There is no such grant of credit.")
-    return found
+    rows = list_grants(organization=organization)
+    rows = rows if customer_id is None else rows.filter(customer_id=customer_id)
+    return rows.get_by_id(grant_id, "There is no such grant of credit.")
 
 
 def list_usable_grants(

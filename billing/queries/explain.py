@@ -25,7 +25,7 @@ from billing.domain.periods import BillingPeriod as Span
 from billing.domain.proration import WHOLE
 from billing.domain.rating import rate
 from billing.models import BillingPeriod, Invoice, InvoiceLine, InvoiceState, LineKind, PlanVersion
-from billing.queries.charges import ADDITIVE, ONCE, Charge, list_charges
+from billing.queries.charges import ONCE, Charge, list_charges
 from billing.queries.commitments import list_commitments_of
 from billing.queries.explanations import (
     AdjustmentExplanation,
@@ -56,7 +56,7 @@ from common.errors import NotFound
 from common.numbers import exact_text
 from metering import queries
 from metering.domain import EXACT, Cutoff
-from metering.models import Metric
+from metering.models import ADDITIVE, Metric
 from metering.queries import CountedEvent
 from metering.queries.counted_events import MAX_COUNTED_EVENTS
 from metering.queries.reading import RangeNotKept
@@ -347,7 +347,9 @@ def _explain_adjustment(basis: _Basis, line: InvoiceLine) -> LineExplanation:
     last = max((each.invoice for each in former), key=lambda invoice: invoice.cutoff_id or 0, default=None)
     before = [] if last is None else [each for each in former if each.invoice_id == last.pk]
     said: dict[str, Any] = {}
-    agrees = Agreement(steps=adds_up(line) and _is_billed(billed, former))
+    credited = [(step["name"], Decimal(step["amount"])) for step in line.steps if step["kind"] == "credited"]
+    stands = _is_billed(billed, former) and _is_credited(basis, line, credited)
+    agrees = Agreement(steps=adds_up(line) and stands)
     try:
         quantities, rollups = _recount(basis, terms)
         now = [step for step in line.steps if step["kind"] == "recomputed" and "quantity" in step]
@@ -360,6 +362,7 @@ def _explain_adjustment(basis: _Basis, line: InvoiceLine) -> LineExplanation:
         changes, said = None, {"problem": error.message}
     explanation = AdjustmentExplanation(
         billed=[(number, -amount) for number, amount in billed],
+        credited=credited,
         former_known_at=None if last is None else last.known_at,
         prices=_list_price_changes(before, line),
         changes=changes,
@@ -381,6 +384,17 @@ def _is_billed(billed: Sequence[tuple[str, Decimal]], former: Sequence[InvoiceLi
     for each in former:
         sums[each.invoice.number] += each.amount_minor
     return sums == {number: -amount for number, amount in billed}
+
+
+def _is_credited(basis: _Basis, line: InvoiceLine, credited: Sequence[tuple[str, Decimal]]) -> bool:
+    """Tell whether the line counts exactly what the credit notes that it names gave back of the period."""
+    rows = InvoiceLine.objects.for_organization(basis.organization).filter(
+        period=line.period_id, kind=LineKind.CREDIT, invoice__number__in=[number for number, _ in credited]
+    )
+    sums = {number: 0 for number, _ in credited}
+    for number, amount in rows.values_list("invoice__number", "amount_minor"):
+        sums[number] -= amount
+    return sums == dict(credited)
 
 
 def _recount(basis: _Basis, terms: PeriodTerms) -> tuple[list[Decimal], bool | None]:
@@ -514,5 +528,8 @@ def _explain_credit(basis: _Basis, line: InvoiceLine) -> LineExplanation:
     assert credited is not None  # it is a credit note
     rows = InvoiceLine.objects.for_organization(basis.organization).filter(invoice=credited)
     found = rows.select_related("period").filter(position=line.steps[0]["line"]).first()
-    steps = adds_up(line) and found is not None and 0 < -line.amount_minor <= found.amount_minor
+    given = -line.amount_minor
+    # Of an adjustment below nothing it gives back what is below nothing too.
+    is_part = found is not None and (0 < given <= found.amount_minor or found.amount_minor <= given < 0)
+    steps = adds_up(line) and is_part
     return _bare(basis, line, agrees=Agreement(steps=steps), credit=CreditExplanation(credited, found))

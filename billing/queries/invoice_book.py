@@ -41,17 +41,20 @@ from metering.queries.reading import RangeNotKept
 
 @dataclass(frozen=True, slots=True)
 class Adjustment:
-    """An earlier period, what it comes to now and what was billed of it."""
+    """An earlier period, what it comes to now, what was billed of it and what credit notes gave back of that."""
 
     period: BillingPeriod
     rated: RatedPeriod
     total_minor: int
     billed: Sequence[tuple[str, int]]
+    credited: Sequence[tuple[str, int]]
     quantities: list[str]
 
     @property
     def difference_minor(self) -> int:
-        return self.total_minor - sum(amount for _, amount in self.billed)
+        """What was given back is not charged again; nor given back again, where the period comes to less by itself."""
+        difference = self.total_minor - sum(amount for _, amount in self.billed)
+        return difference if difference >= 0 else min(0, difference + sum(amount for _, amount in self.credited))
 
     @property
     def currency(self) -> str:
@@ -70,13 +73,16 @@ class Book:
     # By the period's id; what is rated is less: the usage of some is not kept any more.
     terms: Mapping[int, PeriodTerms]
     rated: Mapping[int, RatedPeriod]
-    # Finalised periods that are adjusted, by subscription, in order.
+    # Finalised periods that are adjusted, by subscription, in order; and those that are not, as nothing tells any more
+    # what they come to.
     earlier: Mapping[int, list[BillingPeriod]]
+    not_kept: Sequence[BillingPeriod]
     # The periods in terms of commitments, in order, and those commitments.
     history: Mapping[int, list[BillingPeriod]]
     commitments: Mapping[int, list[Commitment]]
-    # What was billed of a period already: by invoice.
+    # What was billed of a period already, and what was given back of it: by invoice and by credit note.
     billed: Mapping[int, list[tuple[str, int]]] = field(default_factory=dict)
+    credited: Mapping[int, list[tuple[str, int]]] = field(default_factory=dict)
 
     def quantities(self, period: BillingPeriod) -> list[str]:
         return [exact_text(line.rated.quantity) for line in self.rated[period.pk].lines]
@@ -105,7 +111,14 @@ class Book:
     def adjustments(self, period: BillingPeriod) -> list[Adjustment]:
         """Return how the earlier periods differ from what was billed of them."""
         return [
-            Adjustment(row, self.rated[row.pk], self.total(row), self.billed.get(row.pk, []), self.quantities(row))
+            Adjustment(
+                row,
+                self.rated[row.pk],
+                self.total(row),
+                self.billed.get(row.pk, []),
+                self.credited.get(row.pk, []),
+                self.quantities(row),
+            )
             for row in self.earlier.get(period.subscription_id, ())
             if row.billed_quantities is None
             or row.subscription_id in self.commitments
@@ -168,11 +181,12 @@ def read_book(
         terms=terms,
         rated=rated,
         earlier={pk: [row for row in of_one if row.pk in rated] for pk, of_one in earlier.items()},
+        not_kept=[row for row in adjusted if row.pk not in rated],
         history=history,
         commitments=commitments,
     )
     changed = {each.period.pk for period in periods for each in book.adjustments(period)}
-    book.billed = _read_billed(changed.union(required, rows.keys() - rated.keys()), organization)
+    book.billed, book.credited = _read_billed(changed.union(required, rows.keys() - rated.keys()), organization)
     return book
 
 
@@ -243,20 +257,29 @@ def _is_settled(period: BillingPeriod, adjusted_from: datetime) -> bool:
     return is_billed and not period.is_waived and period.ends_at < adjusted_from
 
 
-def _read_billed(period_ids: Collection[int], organization: Organization) -> dict[int, list[tuple[str, int]]]:
-    """Return what stands on invoices of some periods, by invoice. Credit notes are gifts, and not among them."""
-    if not period_ids:
-        return {}
-    rows = InvoiceLine.objects.for_organization(organization).filter(
-        period__in=period_ids,
-        invoice__state=InvoiceState.FINALISED,
-        invoice__kind__in=(InvoiceKind.PERIOD, InvoiceKind.ADJUSTMENT),
-    )
-    sums = rows.values("period", "invoice__number").annotate(amount=Sum("amount_minor")).order_by("invoice")
+def _read_billed(
+    period_ids: Collection[int], organization: Organization
+) -> tuple[dict[int, list[tuple[str, int]]], dict[int, list[tuple[str, int]]]]:
+    """Return what stands on invoices of some periods, by invoice, and what was given back of it, by credit note.
+
+    Where a note takes an adjustment back that was itself below nothing, it gives nothing of that period.
+    """
     billed: dict[int, list[tuple[str, int]]] = defaultdict(list)
-    for row in sums:
-        billed[row["period"]].append((row["invoice__number"], int(row["amount"])))
-    return billed
+    credited: dict[int, list[tuple[str, int]]] = defaultdict(list)
+    if not period_ids:
+        return billed, credited
+    rows = InvoiceLine.objects.for_organization(organization).filter(
+        period__in=period_ids, invoice__state=InvoiceState.FINALISED
+    )
+    rows = rows.filter(~Q(invoice__kind=InvoiceKind.CREDIT_NOTE) | Q(amount_minor__lt=0))
+    sums = rows.values("period", "invoice__number", "invoice__kind").annotate(amount=Sum("amount_minor"))
+    for row in sums.order_by("invoice"):
+        number, amount = row["invoice__number"], int(row["amount"])
+        if row["invoice__kind"] == InvoiceKind.CREDIT_NOTE:
+            credited[row["period"]].append((number, -amount))
+        else:
+            billed[row["period"]].append((number, amount))
+    return billed, credited
 
 
 def as_domain(period: BillingPeriod) -> period_domain.BillingPeriod:

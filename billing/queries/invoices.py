@@ -19,10 +19,9 @@ from billing.domain.periods import BillingPeriod
 from billing.domain.taxes import TaxLine
 from billing.models import Invoice, InvoiceKind, InvoiceLine, InvoiceState
 from billing.queries.invoicing import draft_content
-from common.errors import Conflict, NotFound
+from common.errors import Conflict
 from common.models import TenantQuerySet
 
-MAX_ID = 2**63 - 1
 # Invoices whose lines an export reads at once.
 EXPORTED_AT_ONCE = 100
 
@@ -74,12 +73,8 @@ def get_invoice(*, organization: Organization, invoice_id: int, customer_id: int
 
     `customer_id` is the one whose a bound key may see; None: anybody's.
     """
-    found: Invoice | None = None
-    if invoice_id <= MAX_ID:
-        found = list_invoices(organization=organization, customer_id=customer_id).filter(pk=invoice_id).first()
-    if found is None:
-        raise NotFound("There is no such invoice.")
-    return found
+    rows = list_invoices(organization=organization, customer_id=customer_id)
+    return rows.get_by_id(invoice_id, "There is no such invoice.")
 
 
 def list_credit_notes(invoice: Invoice) -> TenantQuerySet:

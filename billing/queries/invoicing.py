@@ -15,9 +15,9 @@ from typing import Any
 
 from accounts.models import Organization
 from billing.domain.credits import apply_credits
-from billing.domain.invoices import InvoiceContent, InvoiceLineContent
+from billing.domain.invoices import MAX_MINOR, MAX_NAME_CHARACTERS, InvoiceContent, InvoiceLineContent
 from billing.domain.rating import RatedLine, Step
-from billing.domain.taxes import applicable_rules, total_up
+from billing.domain.taxes import Totals, applicable_rules, total_up
 from billing.models import (
     BillingPeriod,
     BillingProfile,
@@ -26,18 +26,26 @@ from billing.models import (
     InvoiceKind,
     LineKind,
     PeriodState,
+    PlanVersion,
 )
-from billing.queries.charges import ONCE
+from billing.queries.charges import ONCE, Charge
 from billing.queries.credits import list_usable_grants
 from billing.queries.invoice_book import Adjustment, Book, as_domain, read_book
 from billing.queries.spend import RatedCharge
 from billing.queries.terms import PeriodTerms
+from common.errors import Conflict
 from common.moments import rfc3339
 from common.numbers import exact_text
 from metering.domain import Cutoff, local_date
 
 NONE = Decimal(0)
 MICROSECOND = timedelta(microseconds=1)
+
+
+class AmountTooLarge(Conflict):
+    """Values of thirty digits and prices of as many come to more than an amount can hold: most likely a mistake."""
+
+    code = "amount_too_large"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +63,13 @@ class ComputedInvoice:
 
 @dataclass(frozen=True, slots=True)
 class ComputedPeriod:
-    """What becomes of a period: its own invoice (None: it has nothing to charge, as it was paused throughout), and
-    adjustments that do not fit on it, being in another currency."""
+    """What becomes of a period: its own invoice (None: it has nothing to charge, as it was paused throughout or is
+    final), and adjustments that do not fit on it, being in another currency or of periods up to it."""
 
     period: BillingPeriod
     invoice: ComputedInvoice | None
     others: list[ComputedInvoice]
-    # Of periods that come to the same amount by other quantities.
+    # Of periods that come to the same amount by other quantities; none, where that cannot be told any more.
     unchanged: Mapping[int, list[str]]
 
 
@@ -77,7 +85,8 @@ def compute_periods(
 
     The periods come with `subscription`, its `customer` and `organization`. Reads usage once per metric and span,
     however many subscriptions have the same; `as_of` is what was known then. Raises metering's `RangeNotKept` where
-    the usage of one of them is not kept; an earlier period of which that is so is not adjusted any more.
+    the usage of one of them is not kept; an earlier period of which that is so is not adjusted any more. Raises
+    `AmountTooLarge`.
     """
     if not periods:
         return []
@@ -87,8 +96,11 @@ def compute_periods(
 
 def compute_leftovers(
     subscription_ids: Collection[int], *, organization: Organization, now: datetime, known_at: datetime
-) -> list[ComputedInvoice]:
-    """Compute the adjustments of subscriptions that have no period any more on whose invoice they could stand."""
+) -> list[ComputedPeriod]:
+    """Compute the adjustments of subscriptions that have no period any more on whose invoice they could stand.
+
+    One each, of its last period. What is not kept is looked at once, and then stays as it was billed.
+    """
     anchors = list(
         BillingPeriod.objects.for_organization(organization)
         .filter(subscription__in=subscription_ids, state=PeriodState.FINALISED)
@@ -99,7 +111,7 @@ def compute_leftovers(
     if not anchors:
         return []
     book = read_book(anchors, organization, now, known_at, None, is_after=True)
-    return [invoice for anchor in anchors for invoice in _separate(book, book.adjustments(anchor))]
+    return [_compute_leftovers(anchor, book) for anchor in anchors]
 
 
 def draft_content(*, invoice: Invoice, now: datetime) -> InvoiceContent:
@@ -152,6 +164,18 @@ def _compute(period: BillingPeriod, book: Book) -> ComputedPeriod:
     return ComputedPeriod(period, own, _separate(book, others), unchanged)
 
 
+def _compute_leftovers(anchor: BillingPeriod, book: Book) -> ComputedPeriod:
+    adjustments = book.adjustments(anchor)
+    unchanged = {
+        each.period.pk: each.quantities
+        for each in adjustments
+        if not each.difference_minor and each.period.billed_quantities != each.quantities
+    }
+    of_one = [row for row in book.not_kept if row.subscription_id == anchor.subscription_id]
+    unchanged |= {row.pk: [] for row in of_one if row.billed_quantities is None}
+    return ComputedPeriod(anchor, None, _separate(book, adjustments), unchanged)
+
+
 def _separate(book: Book, adjustments: Sequence[Adjustment]) -> list[ComputedInvoice]:
     """Return an invoice of adjustments alone for each currency; it belongs to the last period that it adjusts."""
     of_currencies: dict[str, list[Adjustment]] = defaultdict(list)
@@ -184,6 +208,7 @@ def _content(
         else applicable_rules(book.rules, country=profile.country, region=profile.region, on=last_day)
     )
     totals = total_up((line.amount_minor for line in lines), rules)
+    _refuse_too_large(lines, totals)
     return InvoiceContent(
         currency=currency or terms.currency,
         lines=lines,
@@ -196,6 +221,15 @@ def _content(
         snapshot=_snapshot(period, terms, book.settings, profile),
         known_at=book.known_at,
     )
+
+
+def _refuse_too_large(lines: Sequence[InvoiceLineContent], totals: Totals) -> None:
+    parts = [*(line.amount_minor for line in lines), *(tax.amount_minor for tax in totals.taxes)]
+    amounts = [*parts, totals.subtotal_minor, totals.tax_minor, totals.total_minor]
+    if max(map(abs, amounts)) > MAX_MINOR:
+        raise AmountTooLarge(
+            f"The invoice comes to more than {MAX_MINOR} minor units. Take back the events that do it."
+        )
 
 
 def _own_lines(period: BillingPeriod, book: Book) -> Iterator[InvoiceLineContent]:
@@ -225,7 +259,7 @@ def _own_lines(period: BillingPeriod, book: Book) -> Iterator[InvoiceLineContent
 
 def _rated_line(period: BillingPeriod, line: RatedCharge, *, names_plan: bool) -> InvoiceLineContent:
     charge, metric, version = line.charge, line.charge.metric, line.segment.version
-    plan = f"{version.plan.name}: " if names_plan and version is not None else ""
+    plan = _plan_prefix(version, charge) if names_plan and version is not None else ""
     return InvoiceLineContent(
         kind=LineKind.USAGE if metric else LineKind.FEE,
         name=f"{plan}{charge.label}",
@@ -241,6 +275,12 @@ def _rated_line(period: BillingPeriod, line: RatedCharge, *, names_plan: bool) -
         unit=metric.unit if metric else "",
         price_id=charge.price_id,
     )
+
+
+def _plan_prefix(version: PlanVersion, charge: Charge) -> str:
+    """Return the plan's name to stand before the price's: as much of it as a line has room for."""
+    name, room = version.plan.name, MAX_NAME_CHARACTERS - len(charge.label) - len(": ")
+    return f"{name if len(name) <= room else name[: room - 1] + '…'}: "
 
 
 def _adjustment_line(adjustment: Adjustment) -> InvoiceLineContent:
@@ -259,6 +299,8 @@ def _adjustment_line(adjustment: Adjustment) -> InvoiceLineContent:
     if true_ups:
         steps.append({"kind": "recomputed", "name": "True-up to the commitment", "amount": str(true_ups)})
     steps += [{"kind": "billed", "name": number, "amount": str(-amount)} for number, amount in adjustment.billed]
+    if adjustment.difference_minor < 0:
+        steps += [{"kind": "credited", "name": number, "amount": str(given)} for number, given in adjustment.credited]
     return InvoiceLineContent(
         kind=LineKind.ADJUSTMENT,
         name="Adjustment of an earlier billing period",

@@ -20,6 +20,9 @@ from billing.queries.invoicing import compute_periods
 from metering.domain import Cutoff
 from metering.queries.reading import RangeNotKept
 
+# Steps of an adjustment that name an invoice, or a credit note.
+_STANDING = {"billed", "credited"}
+
 
 @dataclass(frozen=True, slots=True)
 class DerivedLine:
@@ -124,8 +127,9 @@ def _compare(stored: list[InvoiceLine], derived: list[InvoiceLineContent]) -> It
 def _compare_adjustment(
     line: InvoiceLine, derived: list[InvoiceLineContent], billed: Mapping[tuple[int, str], int]
 ) -> DerivedLine:
-    """What the period comes to, less what the line says that was billed; and that must stand on those invoices."""
-    said = {step["name"]: -int(Decimal(step["amount"])) for step in line.steps if step["kind"] == "billed"}
+    """What the period comes to, less what the line says that was billed and not given back; and that must stand on
+    those invoices and credit notes."""
+    said = {step["name"]: -int(Decimal(step["amount"])) for step in line.steps if step["kind"] in _STANDING}
     does_stand = all(billed.get((line.period_id, number)) == amount for number, amount in said.items())
     return DerivedLine(
         position=line.position,
@@ -139,10 +143,10 @@ def _compare_adjustment(
 
 
 def _read_billed(invoice: Invoice, adjusted: list[InvoiceLine]) -> dict[tuple[int, str], int]:
-    """Return what stands of each adjusted period on the invoices that the adjustments name. One query, if any."""
+    """Return what stands of each adjusted period on the documents that the adjustments name. One query, if any."""
     wanted = Q(pk__in=[])
     for line in adjusted:
-        numbers = [step["name"] for step in line.steps if step["kind"] == "billed"]
+        numbers = [step["name"] for step in line.steps if step["kind"] in _STANDING]
         wanted |= Q(period=line.period_id, invoice__number__in=numbers)
     if not adjusted:
         return {}
@@ -164,14 +168,16 @@ def _credited(invoice: Invoice, stored: list[InvoiceLine]) -> Iterator[DerivedLi
         given[line.steps[0]["line"]] = given.get(line.steps[0]["line"], 0) - line.amount_minor
     for line in stored:
         step = line.steps[0]
-        left = credited.get(step["line"], 0) - given.get(step["line"], 0)
+        was = credited.get(step["line"], 0)
+        # Of a line below nothing what is given back is above it.
+        limit = max if was >= 0 else min
         yield DerivedLine(
             position=line.position,
             name=line.name,
             stored_quantity=line.quantity,
             derived_quantity=line.quantity,
             stored_minor=line.amount_minor,
-            derived_minor=max(int(Decimal(step["amount"])), -left),
+            derived_minor=limit(int(Decimal(step["amount"])), given.get(step["line"], 0) - was),
             has_steps=adds_up(line),
         )
 

@@ -7,10 +7,13 @@ All four are the quantities that the period's prices take, per price and segment
   or what they said at the newest cut-off of the subscription's invoices: that run looked at the period last, and what
   came since is an adjustment that its next run makes. Null after a void, and where a run looked at the period without
   making an invoice, so that no cut-off is known.
-- Reported is the sum of the reports that are not superseded. Null unless all are settled and everything that is
+- Reported is the sum of the reports that are not superseded. Null unless none is on its way and everything that is
   reported is priced: an additive metric, in a period without pauses and without unpriced usage, of a customer's only
   subscription, since its customer and metric have names at Stripe. It agrees when it is what the events say now, or
   said before the last hours; what comes later than Stripe takes is not expected there.
+
+Of a period that is adjusted no more, rollups and what was billed are compared alone: what came or was taken back since
+is on no invoice, and no run will find it.
 
 Reads alone; `billing.services.usage_checks` writes the rows down.
 """
@@ -28,7 +31,7 @@ from django.db.models import Count, Max, Q, Sum
 
 from accounts.models import Organization
 from billing.domain.periods import BillingPeriod as Span
-from billing.domain.reporting import MAX_AGE, UNSETTLED, ReportState
+from billing.domain.reporting import MAX_AGE, ReportState
 from billing.models import (
     BillingPeriod,
     Invoice,
@@ -41,14 +44,15 @@ from billing.models import (
     UsageCheck,
     UsageReport,
 )
-from billing.queries.charges import ADDITIVE, Charge
+from billing.queries.charges import Charge
 from billing.queries.quantities import Quantities, read_quantities
+from billing.queries.reporting import on_their_way
 from billing.queries.settings import get_settings
 from billing.queries.terms import PeriodTerms, list_period_terms
 from common.models import TenantQuerySet
 from common.numbers import exact_text
 from metering.domain import EXACT, Cutoff
-from metering.models import Metric
+from metering.models import ADDITIVE, Metric
 from metering.queries.reading import RangeNotKept
 
 # Reports go out every hour and are looked at again for as long: what came in the last hours may be on its way.
@@ -69,6 +73,8 @@ class Comparison:
     invoiced_quantity: Decimal | None
     reported_quantity: Decimal | None
     agrees: bool
+    # False: the time for adjustments is over, and whatever differs is charged by nobody.
+    is_adjusted: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +84,24 @@ class CheckSummary:
     differing_count: int
 
 
-def list_checked_periods(
-    *, organization: Organization, now: datetime, from_period_id: int = 0, limit: int
-) -> list[BillingPeriod]:
-    """Return the next periods to be compared, by their ids: billed, not waived, and still adjusted."""
-    since = now - timedelta(days=get_settings(organization).adjustment_days)
+def adjusted_from(*, organization: Organization, now: datetime) -> datetime:
+    """Return the time: periods that ended before it are adjusted no more."""
+    return now - timedelta(days=get_settings(organization).adjustment_days)
+
+
+def unbilled_quantity(row: UsageCheck, adjusted_since: datetime) -> Decimal | None:
+    """Return what came (negative: was taken back) too late for any invoice; None while the period is adjusted."""
+    if row.agrees or row.period.ends_at >= adjusted_since:
+        return None
+    if row.rollups_quantity is None or row.invoiced_quantity is None:
+        return None
+    return EXACT.subtract(row.rollups_quantity, row.invoiced_quantity)
+
+
+def list_checked_periods(*, organization: Organization, from_period_id: int = 0, limit: int) -> list[BillingPeriod]:
+    """Return the next periods to be compared, by their ids: billed and not waived."""
     rows = BillingPeriod.objects.for_organization(organization).filter(
-        pk__gte=from_period_id, state=PeriodState.FINALISED, is_waived=False, ends_at__gte=since
+        pk__gte=from_period_id, state=PeriodState.FINALISED, is_waived=False
     )
     return list(rows.select_related("subscription__customer").order_by("pk")[:limit])
 
@@ -112,17 +129,47 @@ def summarise_checks(*, organization: Organization) -> CheckSummary:
 def compare_periods(
     periods: Sequence[BillingPeriod], *, organization: Organization, cutoff: Cutoff, now: datetime
 ) -> Iterator[Comparison]:
-    """Yield a comparison for each metric of each period. In the cut-off's own snapshot.
+    """Yield a comparison for each metric of each period; of those adjusted no more, where it can be told.
 
-    Reads usage twice per metric and span, however many periods have the same; more where something differs.
+    In the cut-off's own snapshot. Reads usage twice per metric and span (once of those adjusted no more), however many
+    periods have the same; more where something differs.
     """
+    since = adjusted_from(organization=organization, now=now)
+    settled = {row.pk for row in periods if row.ends_at < since}
     placed = [(row.subscription, Span(row.starts_at, row.ends_at, row.is_trial)) for row in periods]
     terms = dict(zip((row.pk for row in periods), list_period_terms(placed, organization=organization), strict=True))
     rows = {row.pk: row for row in periods}
     metrics = {charge.metric for each in terms.values() for charge in each.charges if charge.metric is not None}
     for metric in sorted(metrics, key=lambda metric: metric.pk):
         of_metric = _of_metric(terms, metric)
-        yield from _compare_metric(metric, rows, of_metric, terms, organization, cutoff, now)
+        adjusted = {pk: each for pk, each in of_metric.items() if pk not in settled}
+        yield from _compare_metric(metric, rows, adjusted, terms, organization, cutoff, now)
+        late = {pk: each for pk, each in of_metric.items() if pk in settled}
+        yield from _compare_settled(metric, rows, late, terms, organization)
+
+
+def _compare_settled(
+    metric: Metric,
+    rows: Mapping[int, BillingPeriod],
+    of_metric: Mapping[int, PeriodTerms],
+    terms: Mapping[int, PeriodTerms],
+    organization: Organization,
+) -> Iterator[Comparison]:
+    if not of_metric:
+        return
+    for pk, kept in _read(of_metric, organization, None).items():
+        billed = _billed(rows[pk], terms[pk], metric)
+        if billed is not None and kept is not None:
+            yield Comparison(
+                period=rows[pk],
+                metric=metric,
+                events_quantity=None,
+                rollups_quantity=_priced(kept),
+                invoiced_quantity=_add_up(billed),
+                reported_quantity=None,
+                agrees=_is_same(billed, kept),
+                is_adjusted=False,
+            )
 
 
 def _of_metric(terms: Mapping[int, PeriodTerms], metric: Metric) -> dict[int, PeriodTerms]:
@@ -150,11 +197,13 @@ def _compare_metric(
     cutoff: Cutoff,
     now: datetime,
 ) -> Iterator[Comparison]:
+    if not of_metric:
+        return
     rollups = _read(of_metric, organization, None)
     events = _read(of_metric, organization, cutoff)
     invoiced = {pk: _billed(rows[pk], terms[pk], metric) for pk in of_metric}
     wrong = _list_wrongly_invoiced(rows, of_metric, events, invoiced, organization)
-    reported = _read_reported(metric, rows, of_metric, events, organization)
+    reported = _read_reported(metric, rows, of_metric, events, organization, now)
     unreported = _list_wrongly_reported(rows, of_metric, events, reported, organization, now)
     for pk in of_metric:
         counted, kept, billed = events[pk], rollups[pk], invoiced[pk]
@@ -289,6 +338,7 @@ def _read_reported(
     terms: Mapping[int, PeriodTerms],
     events: Mapping[int, _Used | None],
     organization: Organization,
+    now: datetime,
 ) -> dict[int, Decimal]:
     """Return what was reported of those periods of which that can be compared. At most four queries."""
     meter = StripeMeter.objects.for_organization(organization).filter(metric=metric).first()
@@ -312,7 +362,7 @@ def _read_reported(
         period_start__in={start for _, start in comparable},
     )
     sums = reports.values_list("subscription", "period_start").annotate(
-        unsettled=Count("pk", filter=Q(state__in=UNSETTLED)),
+        unsettled=Count("pk", filter=on_their_way(now)),
         quantity=Sum("quantity", filter=~Q(state=ReportState.SUPERSEDED)),
     )
     return {

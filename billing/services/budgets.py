@@ -21,6 +21,7 @@ from django.db import transaction
 from accounts.models import Organization
 from accounts.services import record_audit
 from billing.domain.budgets import MAX_LEVEL, MAX_LEVELS, reached_levels
+from billing.domain.invoices import MAX_MINOR
 from billing.domain.notices import NoticeType
 from billing.domain.periods import BillingPeriod, period_at
 from billing.models import Budget, BudgetCrossing, Subscription
@@ -292,7 +293,8 @@ def _tell(budget: Budget, rated: RatedPeriod, levels: Sequence[int], now: dateti
             budget=budget,
             period_start=rated.terms.period.start,
             level=level,
-            spend_minor=rated.total_minor,
+            # What is beyond all amounts is told as the largest.
+            spend_minor=min(rated.total_minor, MAX_MINOR),
             budget_minor=budget.amount_minor,
             crossed_at=now,
             mail_due_at=now,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from hashlib import sha256
 from typing import Any
 
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.db.models import F, Max
 
 from accounts.services import record_audit
@@ -23,6 +26,7 @@ from billing.queries.settings import get_settings
 from billing.services.credits import carry_over, return_credits
 from billing.services.invoice_rows import invoice_notice, make_invoice, make_line, number_invoices
 from billing.services.notices import write_notices
+from billing.services.subscriptions import KeyReused
 from common.errors import Conflict, InvalidInput
 
 MAX_REASON_CHARACTERS = 1000
@@ -39,6 +43,14 @@ class AlreadyPaid(Conflict):
 
 class NothingLeft(Conflict):
     code = "nothing_left_to_credit"
+
+
+@dataclass(frozen=True, slots=True)
+class Credited:
+    """`is_new` is False where the request was a repeated one."""
+
+    note: Invoice
+    is_new: bool
 
 
 @transaction.atomic
@@ -58,17 +70,16 @@ def void_invoice(*, invoice: Invoice, reason: str, is_reissued: bool, actor: str
     return_credits(invoice=locked, now=now)
     locked.state, locked.voided_at, locked.void_reason = InvoiceState.VOID, now, reason
     locked.save(update_fields=["state", "voided_at", "void_reason"])
+    _release_periods(locked, now, is_reissued=is_reissued)
     if locked.kind == InvoiceKind.CREDIT_NOTE:
         _unsettle(locked)
-    else:
-        _release_periods(locked, now, is_reissued=is_reissued)
     write_notices([invoice_notice(locked, NoticeType.INVOICE_VOIDED, now)])
     _record(locked, "invoice.voided", actor, {"reason": reason, "is_reissued": is_reissued})
     return locked
 
 
 def _release_periods(invoice: Invoice, now: datetime, *, is_reissued: bool) -> None:
-    """Have everything that the invoice billed looked at again, and its own period billed again or never."""
+    """Have all that the invoice billed or gave back of looked at again, and its own period billed again or never."""
     rows = BillingPeriod.objects.for_organization(invoice.organization_id)
     lines = InvoiceLine.objects.for_organization(invoice.organization_id).filter(invoice=invoice)
     rows.filter(pk__in=lines.values("period")).update(billed_quantities=None)
@@ -82,16 +93,30 @@ def _release_periods(invoice: Invoice, now: datetime, *, is_reissued: bool) -> N
 
 @transaction.atomic
 def issue_credit_note(
-    *, invoice: Invoice, amounts: Mapping[int, int] | None, reason: str, actor: str, now: datetime
-) -> Invoice:
+    *,
+    invoice: Invoice,
+    amounts: Mapping[int, int] | None,
+    reason: str,
+    actor: str,
+    now: datetime,
+    idempotency_key: str = "",
+) -> Credited:
     """Give back of a final invoice: so many minor units of some lines by position, or (None) all that is left of it.
 
     Taxes go back in proportion, to the cent what was charged once everything is given back. It first settles what is
     open on the invoice; the rest becomes credit for the next one. What is given back is not charged again by a later
     adjustment. Raises `NotFinalised`, `NothingLeft`, or `InvalidInput` for more than a line has left.
+
+    Repeating a request under its idempotency key answers with the same note, whatever became of it. Raises `KeyReused`
+    for a key of another request.
     """
     _check_text("reason", reason, MAX_REASON_CHARACTERS)
-    locked = _lock(invoice)
+    locked = _lock_row(invoice)
+    digest = _digest(locked, amounts, reason)
+    earlier = _find_earlier(locked, idempotency_key, digest)
+    if earlier is not None:
+        return Credited(earlier, is_new=False)
+    _refuse_unfinal(locked)
     if locked.kind == InvoiceKind.CREDIT_NOTE:
         raise NotFinalised("A credit note is voided, not credited.")
     notes = list(locked.credit_notes.filter(state=InvoiceState.FINALISED).order_by("pk"))
@@ -99,11 +124,11 @@ def issue_credit_note(
     content = _note_content(locked, notes, lines, now)
     _refuse_more_than_is_left(locked, notes, content)
     note = make_invoice(InvoiceKind.CREDIT_NOTE, locked.period, content, now)
-    rows = Invoice.objects.for_organization(locked.organization_id).filter(period=locked.period)
-    last = rows.filter(kind=InvoiceKind.CREDIT_NOTE).aggregate(last=Max("sequence"))["last"]
-    note.sequence, note.credited_invoice = 0 if last is None else last + 1, locked
+    note.credited_invoice = locked
     note.snapshot = {**note.snapshot, "reason": reason, "credits": locked.number}
-    note.save()
+    if idempotency_key:
+        note.idempotency_key, note.request_digest = idempotency_key, digest
+    _store(note)
     InvoiceLine.objects.bulk_create(make_line(note, place, line) for place, line in enumerate(lines, start=1))
     settled = max(0, min(outstanding_minor(locked, notes), -note.total_minor))
     settings = get_settings(locked.organization_id)
@@ -112,7 +137,37 @@ def issue_credit_note(
     _settle(locked, [*notes, note], note, now)
     write_notices([invoice_notice(note, NoticeType.CREDIT_NOTE_ISSUED, now)])
     _record(note, "credit_note.issued", actor, {"reason": reason, "credits": locked.number})
-    return note
+    return Credited(note, is_new=True)
+
+
+def _digest(invoice: Invoice, amounts: Mapping[int, int] | None, reason: str) -> str:
+    """Return what tells two requests apart that have the same key."""
+    given = [invoice.pk, None if amounts is None else sorted(amounts.items()), reason]
+    return sha256(json.dumps(given).encode()).hexdigest()
+
+
+def _find_earlier(invoice: Invoice, key: str, digest: str) -> Invoice | None:
+    """Return the note that was issued under the same key. Raises `KeyReused` if it is of something else."""
+    if not key:
+        return None
+    rows = Invoice.objects.for_organization(invoice.organization_id)
+    earlier: Invoice | None = rows.filter(idempotency_key=key).first()
+    if earlier is not None and earlier.request_digest != digest:
+        raise KeyReused("This idempotency key was used for another credit note.")
+    return earlier
+
+
+def _store(note: Invoice) -> None:
+    """Store a note's draft as the next one of its period."""
+    rows = Invoice.objects.for_organization(note.organization_id).filter(period=note.period)
+    last = rows.filter(kind=InvoiceKind.CREDIT_NOTE).aggregate(last=Max("sequence"))["last"]
+    note.sequence = 0 if last is None else last + 1
+    try:
+        with transaction.atomic():
+            note.save()
+    except IntegrityError:
+        # Of the same subscription `_find_earlier` would have found it, and nobody else numbers the notes of a period.
+        raise KeyReused("This idempotency key was used for another invoice's credit note.") from None
 
 
 def outstanding_minor(invoice: Invoice, notes: list[Invoice]) -> int:
@@ -235,6 +290,12 @@ def mark_paid(*, invoice: Invoice, reference: str, actor: str, now: datetime) ->
 
 def _lock(invoice: Invoice) -> Invoice:
     """Lock the subscription and then the invoice, as runs do. Raises `NotFinalised` for drafts and void ones."""
+    locked = _lock_row(invoice)
+    _refuse_unfinal(locked)
+    return locked
+
+
+def _lock_row(invoice: Invoice) -> Invoice:
     subscriptions = SubscriptionRow.objects.for_organization(invoice.organization_id)
     subscriptions.select_for_update(no_key=True).get(pk=invoice.subscription_id)
     subscriptions.filter(pk=invoice.subscription_id).update(revision=F("revision") + 1)
@@ -246,9 +307,12 @@ def _lock(invoice: Invoice) -> Invoice:
         .select_for_update(of=("self",))
         .get(pk=invoice.pk)
     )
-    if locked.state != InvoiceState.FINALISED:
-        raise NotFinalised(f"The invoice is {'a draft' if locked.state == InvoiceState.DRAFT else 'void'}.")
     return locked
+
+
+def _refuse_unfinal(invoice: Invoice) -> None:
+    if invoice.state != InvoiceState.FINALISED:
+        raise NotFinalised(f"The invoice is {'a draft' if invoice.state == InvoiceState.DRAFT else 'void'}.")
 
 
 def _check_text(field: str, text: str, limit: int) -> None:

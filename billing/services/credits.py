@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from django.db import IntegrityError, transaction
-from django.db.models import Exists, OuterRef, Sum
+from django.db.models import Exists, OuterRef, Q, Sum
+from django.db.models.functions import Coalesce
 
 from accounts.models import Customer, Organization
 from accounts.services import record_audit
@@ -236,20 +237,21 @@ def carry_over(*, invoice: Invoice, now: datetime) -> CreditGrant | None:
 
 
 def _take_back_carried_over(invoice: Invoice, now: datetime) -> None:
-    rows = CreditGrant.objects.for_organization(invoice.organization_id).filter(voided_at__isnull=True)
+    rows = CreditGrant.objects.for_organization(invoice.organization_id)
     grant: CreditGrant | None = rows.filter(source_invoice=invoice).first()
     if grant is None:
         return
-    left = (
-        CreditEntry.objects.for_organization(grant.organization_id)
-        .filter(grant=grant)
-        .aggregate(left=Sum("amount_minor"))["left"]
-    )
-    if left != grant.amount_minor:
+    entries = CreditEntry.objects.for_organization(grant.organization_id).filter(grant=grant)
+    is_of_invoices = Q(kind__in=(EntryKind.APPLIED, EntryKind.RETURNED))
+    sums = entries.aggregate(left=Sum("amount_minor"), spent=Coalesce(Sum("amount_minor", filter=is_of_invoices), 0))
+    # Of one that is void too: only what was left of it was taken back.
+    if sums["spent"]:
         raise CreditSpent("What this invoice carried over has paid another invoice; void that one first.")
+    if grant.voided_at is not None:
+        return
     grant.voided_at = now
     grant.save(update_fields=["voided_at"])
-    _add_entries([_entry(grant, EntryKind.VOIDED, -left, now)])
+    _add_entries([_entry(grant, EntryKind.VOIDED, -sums["left"], now)])
 
 
 # --- the ledger -----------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 import structlog
 from celery import current_app
 from django.db import connection, transaction
-from django.db.models import F, Q
+from django.db.models import Exists, F, OuterRef, Q
 from kombu.exceptions import OperationalError as BrokerError
 
 from accounts.models import Organization
@@ -170,11 +170,18 @@ def _list_draftless(organization: Organization, now: datetime) -> TenantQuerySet
 
 
 def _list_ended(organization: Organization, now: datetime) -> TenantQuerySet:
-    """Return the subscriptions that have ended, have no period left to be billed, and are still adjusted."""
+    """Return the subscriptions that have ended, have no period left to be billed, and are still adjusted.
+
+    Whatever its age, one that has a period of which what was billed was voided.
+    """
     since = now - timedelta(days=get_settings(organization).adjustment_days)
-    unfinished = BillingPeriod.objects.for_organization(organization).exclude(state=PeriodState.FINALISED)
-    ended = Subscription.objects.for_organization(organization).filter(ends_at__gt=since, ends_at__lte=now)
-    return ended.exclude(pk__in=unfinished.values("subscription"))
+    periods = BillingPeriod.objects.for_organization(organization)
+    voided = periods.filter(
+        subscription=OuterRef("pk"), state=PeriodState.FINALISED, is_waived=False, billed_quantities__isnull=True
+    )
+    ended = Subscription.objects.for_organization(organization).filter(Q(ends_at__gt=since) | Exists(voided))
+    unfinished = periods.exclude(state=PeriodState.FINALISED)
+    return ended.filter(ends_at__lte=now).exclude(pk__in=unfinished.values("subscription"))
 
 
 def _of_buckets(rows: TenantQuerySet, key: str = "subscription_id") -> TenantQuerySet:

@@ -7,16 +7,18 @@ nobody waits for it; what changed meanwhile (`Subscription.revision`) is left fo
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from django.db import transaction
+from django.db import DataError, transaction
 from django.db.models import F
 
 from accounts.models import Organization
 from accounts.services import record_audit
 from billing.models import (
+    MAX_ERROR_CHARACTERS,
     BillingPeriod,
     BillingSettings,
     Invoice,
@@ -25,7 +27,7 @@ from billing.models import (
     PeriodState,
     Subscription,
 )
-from billing.queries.invoicing import ComputedPeriod, compute_leftovers, compute_periods
+from billing.queries.invoicing import ComputedInvoice, ComputedPeriod, compute_leftovers, compute_periods
 from billing.queries.settings import get_settings
 from billing.services.invoice_rows import make_invoice, set_billed, store_invoices
 from common.errors import ApplicationError, Conflict
@@ -33,7 +35,6 @@ from common.models import TenantQuerySet
 from metering.domain import Cutoff
 from metering.services.cutoffs import CutoffBusy, snapshot_at_cutoff
 
-MAX_PROBLEM_CHARACTERS = 500
 # So often a draft is computed anew where its subscription changes meanwhile.
 ATTEMPTS = 3
 
@@ -44,6 +45,10 @@ class NotInGrace(Conflict):
 
 class SubscriptionBusy(Conflict):
     code = "subscription_busy"
+
+
+class NotStorable(Conflict):
+    code = "not_storable"
 
 
 @dataclass(slots=True)
@@ -113,6 +118,18 @@ def halve(ids: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
     return ids[:middle], ids[middle:]
 
 
+@contextmanager
+def _refuse_unstorable() -> Iterator[None]:
+    """Have what a column refuses, a number too large or a text too long, be a refusal like any other: of one period,
+    that halves find. Around a transaction, which it undoes."""
+    try:
+        yield
+    except DataError as error:
+        said = str(error).partition("\n")[0]
+        raise NotStorable(f"It cannot be stored: {said}.") from error
+
+
+@_refuse_unstorable()
 def _finalise(organization: Organization, period_ids: Sequence[int], now: datetime, result: ChunkResult) -> None:
     with snapshot_at_cutoff(organization=organization) as cutoff:
         periods = list(_list_periods(organization, period_ids))
@@ -132,20 +149,44 @@ def _finalise(organization: Organization, period_ids: Sequence[int], now: dateti
 def finalise_leftovers(*, organization: Organization, subscription_ids: Sequence[int], now: datetime) -> list[Invoice]:
     """Invoice what came to be known of subscriptions that have no period any more on whose invoice it could stand.
 
-    What changed meanwhile is left for the next pass. Not inside a transaction.
+    What changed meanwhile is left for the next pass. What cannot be computed keeps nobody else from it: the last period
+    of that subscription says why. Raises `CutoffBusy`. Not inside a transaction.
     """
+    rows = BillingPeriod.objects.for_organization(organization)
+    try:
+        invoices = _finalise_leftovers(organization, subscription_ids, now)
+    except CutoffBusy:
+        raise
+    except ApplicationError as error:
+        if len(subscription_ids) > 1:
+            return [
+                invoice
+                for half in halve(subscription_ids)
+                for invoice in finalise_leftovers(organization=organization, subscription_ids=half, now=now)
+            ]
+        last = rows.filter(subscription__in=subscription_ids).latest("starts_at")
+        _note_problem(organization, last.pk, error)
+        return []
+    rows.filter(subscription__in=subscription_ids).exclude(problem="").update(problem="")
+    return invoices
+
+
+@_refuse_unstorable()
+def _finalise_leftovers(organization: Organization, subscription_ids: Sequence[int], now: datetime) -> list[Invoice]:
     with snapshot_at_cutoff(organization=organization) as cutoff:
         rows = Subscription.objects.for_organization(organization).filter(pk__in=subscription_ids)
         revisions = dict(rows.values_list("pk", "revision"))
         computed = compute_leftovers(subscription_ids, organization=organization, now=now, known_at=cutoff.at)
-    if not computed:
+    changed = [each for each in computed if each.others or each.unchanged]
+    if not changed:
         return []
     settings = get_settings(organization)
     with transaction.atomic():
         locked = _lock(organization, revisions)
-        fresh = [each for each in computed if each.period.subscription_id in locked]
-        invoices = store_invoices(organization, settings, fresh, cutoff, now)
-        set_billed(organization, {pk: of_one for each in fresh for pk, of_one in each.quantities.items()})
+        fresh = [each for each in changed if each.period.subscription_id in locked]
+        wanted = [invoice for each in fresh for invoice in each.others]
+        invoices = store_invoices(organization, settings, wanted, cutoff, now)
+        _note_billed(organization, fresh, wanted)
         _touch(organization, {each.period.subscription_id for each in fresh})
     return invoices
 
@@ -168,10 +209,11 @@ def _list_in_grace(organization: Organization, period_ids: Sequence[int]) -> set
 
 
 def _note_problem(organization: Organization, period_id: int, error: ApplicationError) -> None:
-    rows = BillingPeriod.objects.for_organization(organization).filter(pk=period_id)
-    rows.update(problem=error.message[:MAX_PROBLEM_CHARACTERS])
+    rows = BillingPeriod.objects.for_organization(organization).filter(pk=period_id, is_waived=False)
+    rows.update(problem=error.message[:MAX_ERROR_CHARACTERS])
 
 
+@_refuse_unstorable()
 def draft_periods(*, organization: Organization, period_ids: Sequence[int], now: datetime) -> int:
     """Make a draft for each of some periods in grace that has none; return how many. Idempotent."""
     periods = list(_list_periods(organization, period_ids))
@@ -201,8 +243,7 @@ def _store(
     """Write the invoices of some periods. In the caller's transaction, under the subscriptions' locks."""
     wanted = [invoice for each in computed for invoice in (each.invoice, *each.others) if invoice is not None]
     invoices = store_invoices(organization, settings, wanted, cutoff, now)
-    said = [*(each.unchanged for each in computed), *(each.quantities for each in wanted)]
-    set_billed(organization, {pk: of_one for mapping in said for pk, of_one in mapping.items()})
+    _note_billed(organization, computed, wanted)
     done = BillingPeriod.objects.for_organization(organization).filter(pk__in=[each.period.pk for each in computed])
     done.update(state=PeriodState.FINALISED, finalised_at=now, problem="")
     # A draft of a period that turned out to have nothing to charge.
@@ -212,6 +253,13 @@ def _store(
         drafts.filter(period__in=empty, kind=InvoiceKind.PERIOD).delete()
     _touch(organization, [each.period.subscription_id for each in computed])
     return invoices
+
+
+def _note_billed(
+    organization: Organization, computed: Sequence[ComputedPeriod], invoices: Sequence[ComputedInvoice]
+) -> None:
+    said = [*(each.unchanged for each in computed), *(each.quantities for each in invoices)]
+    set_billed(organization, {pk: of_one for mapping in said for pk, of_one in mapping.items()})
 
 
 def _touch(organization: Organization, subscription_ids: Collection[int]) -> None:

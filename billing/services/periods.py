@@ -1,4 +1,4 @@
-"""Writes of billing periods: which of them there are, and which have ended.
+"""Writes of billing periods: which of them there are, which have ended, which are given up.
 
 Stored periods are those of `billing.domain.periods`, written down: every one that has begun has a row.
 """
@@ -12,12 +12,24 @@ from django.db import connection, transaction
 from django.db.models import F
 
 from accounts.models import Organization
+from accounts.services import record_audit
 from billing.domain.periods import list_periods
-from billing.models import BillingPeriod, BillingSettings, PeriodState, Subscription
+from billing.models import BillingPeriod, BillingSettings, Invoice, InvoiceState, PeriodState, Subscription
+from billing.queries.invoice_runs import get_period
+from common.errors import Conflict, InvalidInput
 from common.models import TenantQuerySet
+from common.moments import rfc3339
 
+MAX_REASON_CHARACTERS = 1000
 # So many subscriptions at once are given the rows that they lack.
 CHUNK = 1_000
+
+
+class NotWaivable(Conflict):
+    """Only what cannot be invoiced is given up unseen. What can is invoiced, and its invoice voided."""
+
+    code = "not_waivable"
+
 
 # Subscriptions that have begun and whose last period, if they have one, is over without being the last of all. One
 # row per such subscription, with where to go on; uses billing_period_once.
@@ -94,3 +106,36 @@ def end_open_periods(*, subscription: Subscription, ends_at: datetime) -> None:
     going_on = periods.filter(subscription=subscription).exclude(state=PeriodState.FINALISED)
     going_on.filter(starts_at__gte=ends_at).delete()
     going_on.filter(ends_at__gt=ends_at).update(ends_at=ends_at)
+
+
+@transaction.atomic
+def waive_period(
+    *, organization: Organization, period_id: int, reason: str, actor: str, now: datetime
+) -> BillingPeriod:
+    """Charge nothing of a period whose invoice cannot be made, for good: those after it have their turn then, and its
+    usage is held back no more. As when its invoice were voided, and not issued anew.
+
+    Raises `NotFound`, and `NotWaivable` for one that has no such problem or is final.
+    """
+    if not reason.strip() or len(reason) > MAX_REASON_CHARACTERS or "\x00" in reason:
+        message = f"Say why, in 1 to {MAX_REASON_CHARACTERS} characters."
+        raise InvalidInput.of("reason", message, "reason_required")
+    found = get_period(organization=organization, period_id=period_id)
+    # As runs do: who computes the period at this moment begins anew.
+    subscriptions = Subscription.objects.for_organization(organization).filter(pk=found.subscription_id)
+    subscriptions.select_for_update(no_key=True).get()
+    subscriptions.update(revision=F("revision") + 1)
+    rows = BillingPeriod.objects.for_organization(organization).filter(pk=found.pk, state=PeriodState.GRACE)
+    waived = {"state": PeriodState.FINALISED, "is_waived": True, "finalised_at": now, "problem": ""}
+    if not rows.exclude(problem="").update(**waived):
+        raise NotWaivable("Its invoice can be made, or is made; to owe nothing of it, void that.")
+    Invoice.objects.for_organization(organization).filter(period=found, state=InvoiceState.DRAFT).delete()
+    record_audit(
+        organization=organization,
+        actor=actor,
+        action="billing_period.waived",
+        target=f"{found.pk} of {found.subscription.customer.external_id}"[:320],
+        details={"start": rfc3339(found.starts_at), "reason": reason, "problem": found.problem},
+    )
+    found.refresh_from_db()
+    return found

@@ -17,11 +17,11 @@ from billing.domain.currencies import EXPONENTS
 from billing.domain.prices import Price, PriceModel, Tier, list_problems
 from billing.models import Plan, PlanVersion, VersionState
 from billing.models import Price as PriceRow
-from billing.queries.charges import ADDITIVE, Charge
+from billing.queries.charges import Charge
 from billing.queries.plans import find_current_version
 from common.errors import Conflict, FieldError, InvalidInput
 from common.numbers import exact_text
-from metering.models import Metric
+from metering.models import ADDITIVE, Metric
 
 MAX_PRICES = 50
 MAX_TRIAL_DAYS = 730

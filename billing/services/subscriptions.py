@@ -21,7 +21,7 @@ from accounts.models import Customer, Organization, known_zones
 from accounts.services import record_audit
 from billing.domain.periods import BillingPeriod, default_anchor_day, period_at, trial_end
 from billing.models import Plan, PlanVersion, Subscription, SubscriptionPause, SubscriptionPhase
-from billing.queries.subscriptions import list_of_customer, list_phases, list_phases_of
+from billing.queries.subscriptions import current_phase, list_of_customer, list_phases, list_phases_of
 from billing.services.periods import end_open_periods
 from billing.services.plans import get_version_to_subscribe
 from common.errors import Conflict, InvalidInput
@@ -236,7 +236,7 @@ def change_plan(
     starts_at = _change_from(locked, period, when, now)
     if locked.ends_at is not None and starts_at >= locked.ends_at:
         raise SubscriptionEnded("The subscription ends before another period begins.")
-    former = _version_at(locked, now)
+    former = current_phase(list_phases(locked), locked, now).version
     if period is not None and starts_at != period.start and starts_at < period.end:
         _refuse_other_currency(former, chosen)
     # What was to come, and what already changed at the same edge, is superseded; the audit log keeps both.
@@ -265,11 +265,6 @@ def _refuse_other_currency(former: PlanVersion, chosen: PlanVersion) -> None:
             f"The current period is charged in {former.currency}, and one invoice has one currency. "
             "Change at the end of the period."
         )
-
-
-def _version_at(subscription: Subscription, now: datetime) -> PlanVersion:
-    at = max(now, subscription.starts_at)
-    return next(phase.version for phase in reversed(list_phases(subscription)) if phase.starts_at <= at)
 
 
 @transaction.atomic

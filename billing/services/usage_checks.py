@@ -1,14 +1,15 @@
 """The daily comparison of what was used, kept, invoiced and reported: one row per billed period and metric.
 
 Changes nothing of what it compares. What differs is told once (`usage.mismatch`), counted, and stays a row until a
-later comparison agrees; rows of periods that are not compared any more are let go.
+later comparison agrees. What came too late to be billed at all is told as `usage.unbilled`, again whenever it changes,
+and its row stays for good. Periods that are adjusted no more have no other rows, and those that are waived none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import Decimal
 
 import structlog
@@ -18,12 +19,12 @@ from django.db.models import Q
 from accounts.models import Organization
 from billing.domain.notices import NoticeType
 from billing.models import BillingPeriod, PeriodState, UsageCheck
-from billing.queries.settings import get_settings
-from billing.queries.usage_checks import Comparison, compare_periods, list_checked_periods
+from billing.queries.usage_checks import Comparison, adjusted_from, compare_periods, list_checked_periods
 from billing.services.notices import NewNotice, write_notices
 from common.moments import rfc3339
 from common.numbers import exact_text
 from common.telemetry import USAGE_MISMATCHES
+from metering.domain import EXACT
 from metering.services.cutoffs import snapshot_at_cutoff
 
 logger = structlog.get_logger(__name__)
@@ -52,17 +53,17 @@ def check_usage(
     from_period_id: int = 0,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> CheckRun:
-    """Compare the periods that are still adjusted, from an id on, until the time is `until`; write down what is found.
+    """Compare the periods that were billed, from an id on, until the time is `until`; write down what is found.
 
     Chunk by chunk, each in a snapshot of its own. Idempotent. Not inside a transaction. Raises metering's `CutoffBusy`,
     after which the chunks before stand.
     """
     if from_period_id == 0:
-        _forget_unchecked(organization, now)
+        _forget_unchecked(organization)
     run = CheckRun()
     start = from_period_id
     while True:
-        periods = list_checked_periods(organization=organization, now=now, from_period_id=start, limit=CHUNK)
+        periods = list_checked_periods(organization=organization, from_period_id=start, limit=CHUNK)
         if not periods:
             return run
         if until is not None and clock() >= until:
@@ -70,9 +71,10 @@ def check_usage(
             return run
         with snapshot_at_cutoff(organization=organization) as cutoff:
             # Read anew: what was billed is of the same moment as what is compared with it.
-            periods = list_checked_periods(organization=organization, now=now, from_period_id=start, limit=CHUNK)
+            periods = list_checked_periods(organization=organization, from_period_id=start, limit=CHUNK)
             compared = list(compare_periods(periods, organization=organization, cutoff=cutoff, now=now))
         _record(organization, compared, now, run)
+        _forget_settled(organization, periods, compared, now)
         if len(periods) < CHUNK:
             run.periods += len(periods)
             return run
@@ -80,21 +82,34 @@ def check_usage(
         start = periods[-1].pk + 1
 
 
-def _forget_unchecked(organization: Organization, now: datetime) -> None:
-    """Delete the rows of periods that are waived, billed anew, or not adjusted any more."""
-    since = now - timedelta(days=get_settings(organization).adjustment_days)
+def _forget_unchecked(organization: Organization) -> None:
+    """Delete the rows of periods that are waived or billed anew."""
     gone = BillingPeriod.objects.for_organization(organization).filter(
-        ~Q(state=PeriodState.FINALISED) | Q(is_waived=True) | Q(ends_at__lt=since)
+        ~Q(state=PeriodState.FINALISED) | Q(is_waived=True)
     )
     UsageCheck.objects.for_organization(organization).filter(period__in=gone.values("pk")).delete()
+
+
+def _forget_settled(
+    organization: Organization, periods: Sequence[BillingPeriod], compared: Sequence[Comparison], now: datetime
+) -> None:
+    """Delete the rows of periods that are adjusted no more, but those of what differed when that could be told last."""
+    since = adjusted_from(organization=organization, now=now)
+    settled = [period.pk for period in periods if period.ends_at < since]
+    agreeing = {(each.period.pk, each.metric.pk) for each in compared if each.agrees}
+    rows = UsageCheck.objects.for_organization(organization).filter(period__in=settled)
+    gone = [row.pk for row in rows if row.agrees or (row.period_id, row.metric_id) in agreeing]
+    rows.filter(pk__in=gone).delete()
 
 
 def _record(organization: Organization, compared: Sequence[Comparison], now: datetime, run: CheckRun) -> None:
     periods = {each.period.pk for each in compared}
     known = UsageCheck.objects.for_organization(organization).filter(period__in=periods, agrees=False)
-    since = {(period, metric): at for period, metric, at in known.values_list("period", "metric", "differs_since")}
-    begun = [each for each in compared if not each.agrees and (each.period.pk, each.metric.pk) not in since]
-    rows = [_row(each, now, since.get((each.period.pk, each.metric.pk))) for each in compared]
+    earlier = {(row.period_id, row.metric_id): row for row in known}
+    since = {key: row.differs_since for key, row in earlier.items()}
+    begun = [each for each in compared if not each.agrees and (each.period.pk, each.metric.pk) not in earlier]
+    kept = [each for each in compared if each.is_adjusted or not each.agrees]
+    rows = [_row(each, now, since.get((each.period.pk, each.metric.pk))) for each in kept]
     with transaction.atomic():
         UsageCheck.objects.bulk_create(
             rows,
@@ -111,7 +126,7 @@ def _record(organization: Organization, compared: Sequence[Comparison], now: dat
             ],
             batch_size=1_000,
         )
-        write_notices([_notice(each, now) for each in begun])
+        write_notices([_notice(each, now) for each in (*begun, *_list_changed(compared, earlier))])
     for each in begun:
         USAGE_MISMATCHES.inc()
         logger.error(
@@ -124,6 +139,17 @@ def _record(organization: Organization, compared: Sequence[Comparison], now: dat
     run.compared += len(compared)
     run.differing += sum(not each.agrees for each in compared)
     run.new_differing += len(begun)
+
+
+def _list_changed(compared: Sequence[Comparison], earlier: Mapping[tuple[int, int], UsageCheck]) -> list[Comparison]:
+    """Return what came too late and is more, or less, than when it was told last."""
+    return [
+        each
+        for each in compared
+        if not (each.is_adjusted or each.agrees)
+        and (row := earlier.get((each.period.pk, each.metric.pk))) is not None
+        and row.rollups_quantity != each.rollups_quantity
+    ]
 
 
 def _row(compared: Comparison, now: datetime, since: datetime | None) -> UsageCheck:
@@ -148,16 +174,23 @@ def _quantities(compared: Comparison) -> dict[str, Decimal | None]:
 
 
 def _notice(compared: Comparison, now: datetime) -> NewNotice:
-    period = compared.period
+    period, type = compared.period, NoticeType.USAGE_MISMATCH
+    quantities = _quantities(compared)
+    if compared.rollups_quantity is not None and compared.invoiced_quantity is not None and not compared.is_adjusted:
+        type = NoticeType.USAGE_UNBILLED
+        quantities = {
+            "quantity": EXACT.subtract(compared.rollups_quantity, compared.invoiced_quantity),
+            "invoiced_quantity": compared.invoiced_quantity,
+        }
     payload = {
         "customer": period.subscription.customer.external_id,
         "subscription": str(period.subscription_id),
         "metric": compared.metric.code,
         "period": {"start": rfc3339(period.starts_at), "end": rfc3339(period.ends_at)},
-        **{name: _text(quantity) for name, quantity in _quantities(compared).items()},
+        **{name: _text(quantity) for name, quantity in quantities.items()},
         "at": rfc3339(now),
     }
-    return NewNotice(organization_id=period.organization_id, type=NoticeType.USAGE_MISMATCH, payload=payload, at=now)
+    return NewNotice(organization_id=period.organization_id, type=type, payload=payload, at=now)
 
 
 def _text(quantity: Decimal | None) -> str | None:

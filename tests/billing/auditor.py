@@ -48,7 +48,12 @@ def audit(organization: Organization) -> None:
 
 
 def audit_charges(organization: Organization) -> dict[int, int]:
-    """Check that what was charged of each finalised period that is not waived is what it costs now; return that."""
+    """Check that what was charged of each finalised period that is not waived is what it costs now; return that.
+
+    Where credit notes gave something back, as much may be charged above that. What each adjustment said when it was
+    made is checked as well.
+    """
+    _audit_adjustments(organization)
     rows = BillingPeriod.objects.for_organization(organization).filter(state=PeriodState.FINALISED, is_waived=False)
     periods = list(rows.select_related("subscription__customer", "subscription__organization").order_by("pk"))
     placed = [(row.subscription, Span(row.starts_at, row.ends_at, row.is_trial)) for row in periods]
@@ -61,8 +66,37 @@ def audit_charges(organization: Organization) -> dict[int, int]:
     )
     for line in final.exclude(kind="true_up"):
         charged[line.period_id] += line.amount_minor
-    assert dict(charged) == costs
+    given: Counter[int] = Counter()
+    notes = InvoiceLine.objects.for_organization(organization).filter(
+        invoice__state=InvoiceState.FINALISED, invoice__kind=InvoiceKind.CREDIT_NOTE, period__in=charged
+    )
+    for line in notes:
+        given[line.period_id] += max(0, -line.amount_minor)
+    for pk, cost in costs.items():
+        assert cost <= charged[pk] <= cost + given[pk], (pk, cost, charged[pk], given[pk])
     return costs
+
+
+def _audit_adjustments(organization: Organization) -> None:
+    """An adjustment brings its period to what it came to then, and below nothing only where that was not given back."""
+    rows = InvoiceLine.objects.for_organization(organization).select_related("invoice")
+    lines = list(rows.filter(invoice__state__in=(InvoiceState.FINALISED, InvoiceState.VOID)))
+    for line in lines:
+        if line.kind != "adjustment" or line.invoice.state == InvoiceState.VOID:
+            continue
+        at, charged, given = line.invoice.issued_at, 0, 0
+        for other in lines:
+            invoice = other.invoice
+            is_held = invoice.voided_at is None or invoice.voided_at > at
+            if other.period_id != line.period_id or not is_held:
+                continue
+            if invoice.kind == InvoiceKind.CREDIT_NOTE:
+                given += max(0, -other.amount_minor) if invoice.issued_at <= at else 0
+            elif (invoice.issued_at, invoice.number) < (at, line.invoice.number):
+                charged += other.amount_minor
+        comes_to = sum(Decimal(step["amount"]) for step in line.steps if step["kind"] == "recomputed")
+        left = charged + line.amount_minor
+        assert comes_to == (left if line.amount_minor > 0 else left - given), (line.steps, charged, given)
 
 
 def _audit_numbers(invoices: list[Invoice]) -> None:

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from billing.models import BillingPeriod
-from billing.queries import find_billed_until
+from billing.models import BillingPeriod, PeriodState
+from billing.queries import find_billed_until, find_unbilled_from
 from billing.services.invoice_runs import join_run, work_run
 from metering.catalogs.api_gateway import EVENT_TYPE
 from metering.dialects.gateway.services.cleanup import clean_up_by_settings
@@ -48,6 +48,10 @@ def test_moves_on_with_final_invoices_that_are_not_adjusted_any_more(live_seller
 
     periods = BillingPeriod.objects.for_organization(seller.organization).filter(ends_at__gt=now - timedelta(days=92))
     assert find_billed_until(seller.organization) == periods.order_by("starts_at").first().starts_at
+    # What has no final invoice at all: the current period, and one whose grace goes on.
+    unbilled = BillingPeriod.objects.for_organization(seller.organization).exclude(state=PeriodState.FINALISED)
+    assert find_unbilled_from(seller.organization) == unbilled.order_by("starts_at").first().starts_at
+    assert find_unbilled_from(seller.organization) > now - timedelta(days=33)
 
 
 def test_requests_and_totals_of_unbilled_periods_are_kept(seller: Seller) -> None:

@@ -193,6 +193,19 @@ class TestEvaluating:
         assert (done.budgets, done.crossings) == (2, 1)
         assert BudgetCrossing.objects.for_organization(seller.organization).get().budget.subscription == subscription
 
+    def test_one_beyond_all_amounts_is_told_as_the_largest_and_stops_no_other(
+        self, seller: Seller, subscription: Subscription
+    ) -> None:
+        other = seller.subscribe("zen", "pro", start=NOVEMBER)
+        for each in (subscription, other):
+            budget_of(each, seller, levels=[100])
+        for name in ("acme", "zen"):
+            seller.use(name, "calls", "9" * 30 if name == "acme" else 1000, seller.now)
+
+        assert evaluate(seller) == 2
+
+        assert sorted(told(seller.organization)) == [(100, 1000), (100, 2**63 - 1)]
+
     def test_other_currency_is_not_compared(self, seller: Seller, subscription: Subscription) -> None:
         budget_of(subscription, seller)
         seller.plan("euro", written("per_unit", 1, metric="calls"), currency="EUR")

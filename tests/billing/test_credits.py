@@ -310,6 +310,28 @@ class TestVoids:
         return_credits(invoice=invoice, now=ledger.seller.now)
         assert ledger.left()[grant.pk] == 0
 
+    def test_what_was_spent_of_a_carried_over_grant_is_no_less_spent_once_the_rest_is_voided(
+        self, ledger: Ledger
+    ) -> None:
+        now, period = ledger.seller.now, ledger.period(NOVEMBER)
+        invoice = ledger.invoice(-100, period=period)
+        grant = carry_over(invoice=invoice, now=now)
+        assert grant is not None
+        paid = ledger.invoice(30, period=period)
+        ledger.pay(paid)
+        void_grant(grant=grant, actor="test", now=now)
+
+        # Issued anew the invoice would give all 100 once more.
+        with pytest.raises(CreditSpent):
+            return_credits(invoice=invoice, now=now)
+
+        spent = [("granted", 100), ("applied", -30), ("voided", -70)]
+        assert ledger.entries() == spent
+        return_credits(invoice=paid, now=now)
+        for _ in range(2):
+            return_credits(invoice=invoice, now=now)
+        assert ledger.entries() == [*spent, ("returned", 30), ("voided", -30)]
+
 
 class TestExpiry:
     def test_expires_at_its_time_and_once(self, ledger: Ledger) -> None:

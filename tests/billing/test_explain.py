@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.test import Client
 
 from accounts.models import User
@@ -189,6 +190,7 @@ class TestOneLine:
         assert found["amount_minor"] == "46"
         adjustment = found["adjustment"]
         assert adjustment["billed"] == [{"number": august.number, "amount_minor": "5050"}]
+        assert adjustment["credited"] == []
         changed = adjustment["prices"][2]
         assert (changed["name"], changed["before_minor"], changed["now_minor"]) == ("Elsewhere", "54", "100")
         assert (changed["before_quantity"], changed["now_quantity"]) == ("27", "50")
@@ -198,12 +200,38 @@ class TestOneLine:
 
     def test_credit_note_says_of_what_it_is(self, history: list[Invoice], api: Api) -> None:
         august, _ = history
-        note = issue_credit_note(invoice=august, amounts={2: 40}, reason="A gift.", actor="test", now=utc(2026, 10, 5))
+        note = issue_credit_note(
+            invoice=august, amounts={2: 40}, reason="A gift.", actor="test", now=utc(2026, 10, 5)
+        ).note
         found = api.get(f"/v1/invoices/{note.pk}/lines/1/explain")
 
         assert (found["amount_minor"], found["agrees"]["steps"]) == ("-40", True)
         assert (found["credit"]["number"], found["credit"]["line"]["position"]) == (august.number, 2)
         assert api.post(f"/v1/invoices/{note.pk}/verify")["agrees"] is True
+
+    def test_credit_note_of_an_adjustment_below_nothing_agrees_line_by_line(
+        self, seller: Seller, history: list[Invoice], api: Api
+    ) -> None:
+        seller.send_all(event("back", -30, utc(2026, 8, 23)))
+        run_invoices(seller, utc(2026, 11, 3))
+        october = Invoice.objects.for_organization(seller.organization).get(number="INV-000003")
+        note = issue_credit_note(invoice=october, amounts=None, reason="All.", actor="test", now=utc(2026, 11, 5)).note
+
+        answers = [api.get(f"/v1/invoices/{note.pk}/lines/{position}/explain") for position in (1, 2)]
+
+        assert [(each["amount_minor"], each["agrees"]["steps"]) for each in answers] == [("-4900", True), ("60", True)]
+        assert api.post(f"/v1/invoices/{note.pk}/verify")["agrees"] is True
+        # What is beyond the line that it names is told.
+        line = note.lines.get(position=2)
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER TABLE billing_invoiceline DISABLE TRIGGER USER")
+            steps = '[{"kind": "credit", "line": 4, "amount": "61"}]'
+            cursor.execute(
+                "UPDATE billing_invoiceline SET amount_minor = 61, steps = %s WHERE id = %s", [steps, line.pk]
+            )
+            cursor.execute("ALTER TABLE billing_invoiceline ENABLE TRIGGER USER")
+        assert api.get(f"/v1/invoices/{note.pk}/lines/2/explain")["agrees"]["steps"] is False
+        assert api.post(f"/v1/invoices/{note.pk}/verify")["agrees"] is False
 
     def test_says_so_where_the_events_are_gone(self, seller: Seller, history: list[Invoice], api: Api) -> None:
         seller.roll_up()

@@ -9,8 +9,11 @@ from decimal import Decimal
 import pytest
 from django.db import DatabaseError, connection, transaction
 
-from billing.models import CreditGrant, Invoice, InvoiceLine
+from billing.documents.words import stored_step_text
+from billing.models import BillingPeriod, CreditGrant, Invoice, InvoiceLine
+from billing.queries.explain import explain_line
 from billing.queries.invoices import NotFinalised
+from billing.queries.rederivation import rederive_invoice
 from billing.services.corrections import (
     AlreadyPaid,
     HasCreditNotes,
@@ -40,7 +43,7 @@ def void(invoice: Invoice, *, reissue: bool = False, at: datetime = AT) -> Invoi
 
 
 def credit(invoice: Invoice, amounts: Mapping[int, int] | None = None, *, at: datetime = AT) -> Invoice:
-    return issue_credit_note(invoice=invoice, amounts=amounts, reason="sorry", actor="test", now=at)
+    return issue_credit_note(invoice=invoice, amounts=amounts, reason="sorry", actor="test", now=at).note
 
 
 def tax(seller: Seller, code: str, percent: str) -> None:
@@ -130,6 +133,34 @@ class TestVoid:
             [("usage", 0, 0), ("adjustment", 1, 30)],
         ]
         assert anew.number == "INV-000009"
+        audit(seller.organization)
+        audit_charges(seller.organization)
+
+    def test_long_after_the_subscription_ended_loses_and_doubles_nothing(self, seller: Seller) -> None:
+        seller.define("calls", "sum")
+        seller.plan("pro", written("per_unit", 1, metric="calls"))
+        made = seller.subscribe("acme", "pro", start=utc(2026, 3, 1))
+        seller.cancel(made, "period_end", at=utc(2026, 3, 20))
+        send(seller, "a", "acme", 10, utc(2026, 3, 10))
+        seller.run(utc(2026, 4, 3))
+        send(seller, "b", "acme", 5, utc(2026, 3, 11))
+        march, late = seller.run(utc(2026, 4, 5))
+        assert (march.total_minor, late.total_minor) == (10, 5)
+
+        # March anew has all 15, 5 of which stand on the other invoice too: they go back.
+        void(march, reissue=True)
+        *_, anew, back = seller.run(AT)
+        assert (anew.total_minor, back.total_minor) == (15, -5)
+        # The 5 that went back stand nowhere once that invoice is void: nothing is lost either.
+        void(back)
+        *_, again = seller.run(AT)
+        assert (again.number, again.total_minor) == ("INV-000005", -5)
+        # Late and back both void come to nothing; what was looked at is not looked at once more.
+        void(late)
+        void(again)
+        assert seller.run(AT)[-1].number == "INV-000005"
+        period = BillingPeriod.objects.for_organization(seller.organization).get()
+        assert period.billed_quantities == ["15"]
         audit(seller.organization)
         audit_charges(seller.organization)
 
@@ -226,6 +257,44 @@ class TestCreditNote:
         assert (september.credits_minor, september.due_minor) == (200, 320)
         audit(seller.organization)
         audit_charges(seller.organization)
+
+    def test_counts_when_its_usage_is_taken_back_too(self, seller: Seller) -> None:
+        seller.define("calls", "sum")
+        seller.plan("pro", written("per_unit", 1, metric="calls"))
+        seller.subscribe("acme", "pro", start=utc(2026, 7, 1))
+        for key, value in (("wrong", 100), ("half", 30)):
+            send(seller, key, "acme", value, utc(2026, 7, 2))
+        [july] = seller.run(utc(2026, 8, 3))
+        note = credit(july, {1: 100}, at=utc(2026, 8, 4))
+
+        # Of 130 that were charged 100 were given back; the 30 that are left are what July comes to.
+        seller.void("wrong")
+        _, _, august = seller.run(utc(2026, 9, 3))
+        assert seller.lines(august) == [("usage", 0, 0)]
+        seller.void("half")
+        *_, september = seller.run(utc(2026, 10, 3))
+        # Nothing is left of July; its rest is given back, and no more.
+        assert seller.lines(september) == [("usage", 0, 0), ("adjustment", 1, -30)]
+        line = InvoiceLine.objects.for_organization(seller.organization).get(invoice=september, position=2)
+        assert [(step["kind"], step["name"], step["amount"]) for step in line.steps] == [
+            ("recomputed", "calls", "0"),
+            ("billed", "INV-000001", "-130"),
+            ("credited", "CN-000001", "100"),
+        ]
+        assert stored_step_text(line.steps[2], "USD").text == "but CN-000001 gave back"
+        audit(seller.organization)
+        audit_charges(seller.organization)
+
+        # Once the note is void the 100 are charged again, and so they go back with the next invoice.
+        void(note, at=utc(2026, 10, 4))
+        *_, october = seller.run(utc(2026, 11, 3))
+        assert seller.lines(october) == [("usage", 0, 0), ("adjustment", 1, -100)]
+        assert audit_charges(seller.organization)[july.period_id] == 0
+        for invoice in (september, october):
+            found = explain_line(invoice=invoice, position=2)
+            assert found.agrees.is_whole
+            assert rederive_invoice(invoice=invoice).agrees
+        assert explain_line(invoice=september, position=2).adjustment.credited == [("CN-000001", 100)]
 
     def test_gives_back_no_more_than_the_whole_invoice_came_to(self, seller: Seller) -> None:
         seller.define("calls", "sum")

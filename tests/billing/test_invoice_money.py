@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Callable
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 import pytest
+from django.test import Client
 
+from accounts.models import AuditEntry, User
+from billing.domain.invoices import InvoiceContent
 from billing.domain.periods import BillingPeriod as Span
 from billing.models import (
     BillingPeriod,
@@ -14,23 +18,31 @@ from billing.models import (
     CreditGrant,
     GrantKind,
     Invoice,
+    InvoiceKind,
     InvoiceLine,
     InvoiceRun,
     Subscription,
 )
+from billing.queries import find_unbilled_from, invoicing
 from billing.queries.billing_usage import get_billing_usage
 from billing.queries.charges import list_charges
 from billing.queries.invoicing import draft_content
 from billing.queries.preview import preview_month
 from billing.queries.spend import get_period_spend
 from billing.services.commitments import create_commitment
+from billing.services.corrections import void_invoice
 from billing.services.credits import expire_grants, grant_credits
+from billing.services.invoice_rows import make_invoice
+from billing.services.invoicing import finalise_leftovers
 from billing.services.tax_rates import TaxRateDefinition, create_tax_rate
+from metering.models import Horizon
 from metering.services.erasure import erase_customer
 from metering.services.retention import prune_organization
+from tests.api.conftest import Api
 from tests.billing.auditor import audit, settings_of
 from tests.billing.seller import Seller, written
 from tests.billing.test_invoicing import send, utc
+from tests.pages.conftest import page_of, text_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -245,25 +257,155 @@ def test_every_reader_says_the_same_of_a_period(seller: Seller) -> None:
     assert set(totals) == {final.total_minor}
 
 
+class TestTooLarge:
+    """An event may hold thirty digits; an amount is at most 9,223,372,036,854,775,807."""
+
+    def test_amount_stops_nobody_else_and_its_period_says_why(
+        self, seller: Seller, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seller.define("calls", "sum")
+        seller.plan("pro", written("per_unit", 100, metric="calls"))
+        vat = TaxRateDefinition("vat", "VAT", Decimal(20), "AT")
+        create_tax_rate(organization=seller.organization, definition=vat, actor="test", now=seller.now)
+        most = 92_233_720_368_547_758
+        for name, value in (("fits", most), ("large", most + 1), ("taxed", most), ("zen", 7)):
+            seller.subscribe(name, "pro", start=utc(2026, 9, 1))
+            send(seller, name, name, value, utc(2026, 9, 2))
+        BillingProfile.objects.create(organization=seller.organization, customer=seller.customer("taxed"), country="AT")
+        problems = BillingPeriod.objects.for_organization(seller.organization).exclude(problem="").order_by("pk")
+
+        def said() -> dict[str, str]:
+            return {each.subscription.customer.external_id: each.problem[:30] for each in problems.all()}
+
+        drafts = seller.run(utc(2026, 10, 1, 1))
+        found = seller.run(utc(2026, 10, 3))
+
+        totals = {"fits": 9_223_372_036_854_775_800, "zen": 700}
+        assert {each.customer.external_id: each.total_minor for each in drafts} == totals
+        assert {each.customer.external_id: each.total_minor for each in found if each.number} == totals
+        assert said() == {name: "The invoice comes to more than" for name in ("large", "taxed")}
+        # Whatever else a column refuses stops nobody either.
+        monkeypatch.setattr(invoicing, "MAX_MINOR", 10**40)
+        seller.run(utc(2026, 10, 3, 1))
+        assert said() == {name: "It cannot be stored: bigint ou" for name in ("large", "taxed")}
+        monkeypatch.undo()
+        for name in ("large", "taxed"):
+            seller.void(name)
+        assert [each.total_minor for each in seller.run(utc(2026, 10, 4))[2:]] == [0, 0]
+        assert said() == {}
+        audit(seller.organization)
+
+    def test_adjustment_of_an_ended_subscription_stops_no_other(self, seller: Seller) -> None:
+        seller.define("calls", "sum")
+        seller.plan("pro", written("per_unit", 100, metric="calls"))
+        ended = [seller.subscribe(name, "pro", start=utc(2026, 9, 1)) for name in ("large", "other")]
+        for each in ended:
+            seller.cancel(each, "period_end", at=utc(2026, 9, 20))
+        seller.run(utc(2026, 10, 3))
+        send(seller, "huge", "large", 10**20, utc(2026, 9, 2))
+        send(seller, "small", "other", 3, utc(2026, 9, 2))
+
+        [adjustment] = finalise_leftovers(
+            organization=seller.organization,
+            subscription_ids=[each.pk for each in ended],
+            now=utc(2026, 10, 4),
+        )
+
+        problems = BillingPeriod.objects.for_organization(seller.organization).exclude(problem="")
+        assert (adjustment.number, adjustment.total_minor) == ("INV-000003", 300)
+        assert [each.subscription.customer.external_id for each in problems.all()] == ["large"]
+        seller.void("huge")
+        assert len(seller.run(utc(2026, 10, 5))) == 3
+        assert not problems.exists()
+
+    def test_amount_is_told_as_it_is_and_refused_in_words(self, live_seller: Seller, api: Api) -> None:
+        seller = live_seller
+        seller.define("calls", "sum")
+        seller.plan("pro", written("per_unit", "9" * 28, metric="calls"))
+        start = seller.now - timedelta(days=32)
+        made = seller.subscribe("acme", "pro", start=start)
+        settings_of(seller.organization, grace_hours=720)
+        [draft] = seller.run(seller.now)
+        for at in (start, seller.now):
+            seller.use("acme", "calls", "9" * 30, at)
+
+        spend = api.get(f"/v1/subscriptions/{made.pk}/spend")
+
+        # (10^28 - 1) times (10^30 - 1).
+        assert spend["total_minor"] == "9" * 27 + "8" + "99" + "0" * 27 + "1"
+        assert api.refuse("POST", f"/v1/invoices/{draft.pk}/finalize")[:2] == (409, "amount_too_large")
+        assert api.refuse("GET", f"/v1/invoices/{draft.pk}")[:2] == (409, "amount_too_large")
+        assert api.refuse("POST", "/v1/invoices/preview", {"subscription": str(made.pk)})[:2] == (
+            409,
+            "amount_too_large",
+        )
+
+    def test_name_of_a_line_is_cut_at_that_of_the_plan(self, seller: Seller) -> None:
+        seller.plan("long", written("flat", 300, name="p" * 200), name="L" * 200)
+        seller.plan("other", written("flat", 300))
+        made = seller.subscribe("acme", "long", start=utc(2026, 9, 1))
+        seller.change(made, "other", "now", at=utc(2026, 9, 11))
+
+        [invoice] = seller.run(utc(2026, 10, 3))
+
+        names = list(invoice.lines.order_by("position").values_list("name", flat=True))
+        assert names == ["L" * 97 + "…: " + "p" * 200, "Other: Plan fee"]
+
+
 class TestNotKept:
-    def test_stops_nobody_else_and_is_tried_again(self, seller: Seller) -> None:
+    """Raw events of 20 days are kept, and subscriptions of customers who used something long before."""
+
+    STARTS = {"even": utc(2026, 9, 1), "odd": utc(2026, 9, 1, 10, 17, 33), "other": utc(2026, 9, 1)}
+
+    @pytest.fixture
+    def used(self, seller: Seller) -> None:
         seller.define("calls", "sum")
         seller.plan("pro", written("per_unit", 1, metric="calls"))
-        for name, start in (
-            ("even", utc(2026, 9, 1)),
-            ("odd", utc(2026, 9, 1, 10, 17, 33)),
-            ("other", utc(2026, 9, 1)),
-        ):
-            seller.subscribe(name, "pro", start=start)
+        for name in self.STARTS:
+            seller.customer(name)
             seller.use(name, "calls", 5, utc(2026, 9, 1, 10, 17, 40))
+            seller.use(name, "calls", 3, utc(2026, 9, 1, 10, 17, 20))
         seller.roll_up()
         seller.organization.raw_retention_days = 20
         seller.organization.save()
-        prune_organization(organization=seller.organization, now=seller.now)
+
+    def subscribe(self, seller: Seller) -> None:
+        for name, start in self.STARTS.items():
+            seller.subscribe(name, "pro", start=start)
+
+    def prune(self, seller: Seller, at: datetime) -> datetime | None:
+        """Let go, and return what is kept from when on."""
+        prune_organization(organization=seller.organization, now=at)
+        return Horizon.objects.for_organization(seller.organization).get().raw_from
+
+    @pytest.mark.usefixtures("used")
+    def test_what_is_not_billed_yet_is(self, seller: Seller) -> None:
+        self.subscribe(seller)
+
+        assert self.prune(seller, seller.now) == utc(2026, 8, 31)
+
+        # The first three seconds are before the first period of one of them.
+        found = seller.run(utc(2026, 10, 3))
+        assert sorted((each.customer.external_id, each.total_minor) for each in found) == [
+            ("even", 8),
+            ("odd", 5),
+            ("other", 8),
+        ]
+        # October goes on being unbilled, and September goes.
+        assert self.prune(seller, seller.now) == utc(2026, 9, 30)
+        seller.run(utc(2026, 11, 3))
+        assert self.prune(seller, seller.now) == utc(2026, 10, 31)
+        audit(seller.organization)
+
+    @pytest.mark.usefixtures("used")
+    def test_stops_nobody_else_and_is_tried_again(self, seller: Seller) -> None:
+        """What was let go before a subscription began in that time is gone."""
+        assert self.prune(seller, seller.now) == utc(2026, 10, 31)
+        self.subscribe(seller)
 
         found = seller.run(utc(2026, 10, 3))
 
-        assert sorted((each.customer.external_id, each.total_minor) for each in found) == [("even", 5), ("other", 5)]
+        assert sorted((each.customer.external_id, each.total_minor) for each in found) == [("even", 8), ("other", 8)]
         [problem] = BillingPeriod.objects.for_organization(seller.organization).exclude(problem="")
         assert (problem.subscription.customer.external_id, problem.state) == ("odd", "grace")
         assert "no longer kept" in problem.problem
@@ -274,6 +416,75 @@ class TestNotKept:
             (0, 1, True),
         ]
         audit(seller.organization)
+        # It keeps nothing of what others need no more.
+        seller.run(utc(2026, 12, 3))
+        assert find_unbilled_from(seller.organization) == utc(2026, 9, 1, 10, 17, 33)
+        assert self.prune(seller, utc(2027, 1, 20)) == utc(2026, 11, 30)
+
+    def test_is_waived_so_that_the_periods_after_it_have_their_turn(
+        self, seller: Seller, api: Api, client_for: Callable[[User], Client], alice: User
+    ) -> None:
+        seller.define("calls", "sum")
+        seller.plan("pro", written("flat", 100), written("per_unit", 1, metric="calls"))
+        for name in ("api", "page"):
+            seller.use(name, "calls", 5, utc(2026, 8, 1, 10, 17, 40))
+        seller.roll_up()
+        seller.organization.raw_retention_days = 20
+        seller.organization.save()
+        prune_organization(organization=seller.organization, now=seller.now)
+        for name in ("api", "page"):
+            seller.subscribe(name, "pro", start=utc(2026, 8, 1, 10, 17, 33))
+        assert seller.run(utc(2026, 11, 3)) == []
+        stuck = BillingPeriod.objects.for_organization(seller.organization).exclude(problem="").order_by("pk")
+        for each in stuck:
+            # As of when it could still be computed.
+            content = InvoiceContent("USD", [], [], 0, 0, 0, 0, 0, {}, seller.now)
+            make_invoice(InvoiceKind.PERIOD, each, content, seller.now).save()
+
+        by_api, by_page = api.get("/v1/billing/problems")["data"]
+        assert (by_api["customer"], by_page["customer"], by_api["state"]) == ("api", "page", "grace")
+        assert "no longer kept" in by_api["problem"]
+        way = f"/v1/billing/periods/{by_api['id']}/waive"
+        assert api.refuse("POST", way, {"reason": " "})[0] == 422
+        waived = api.post(way, {"reason": "Gone."})
+        assert (waived["state"], waived["is_waived"], waived["problem"]) == ("finalised", True, "")
+        assert api.refuse("POST", way, {"reason": "Gone."})[:2] == (409, "not_waivable")
+        browser, here = client_for(alice), f"/o/{seller.organization.pk}"
+        [shown] = page_of(browser.get(f"{here}/invoices/")).problems
+        assert shown.period_id == int(by_page["id"])
+        answer = browser.post(f"{here}/billing-periods/{shown.period_id}/waive", {"reason": "Gone too."}, follow=True)
+        assert "The billing period is waived" in text_of(answer)
+        assert page_of(answer).problems == []
+
+        # August is never charged, September and October are.
+        found = seller.run(utc(2026, 11, 4))
+        assert sorted((each.customer.external_id, each.period.starts_at.month, each.total_minor) for each in found) == [
+            ("api", 9, 100),
+            ("api", 10, 100),
+            ("page", 9, 100),
+            ("page", 10, 100),
+        ]
+        entries = AuditEntry.objects.filter(organization=seller.organization, action="billing_period.waived")
+        assert [entry.details["reason"] for entry in entries.order_by("pk")] == ["Gone.", "Gone too."]
+        audit(seller.organization)
+
+    def test_of_an_ended_subscription_is_looked_at_once_and_stays_as_it_was_billed(self, seller: Seller) -> None:
+        seller.define("calls", "sum")
+        seller.plan("pro", written("per_unit", 1, metric="calls"))
+        made = seller.subscribe("odd", "pro", start=utc(2026, 3, 1, 10, 17, 33))
+        seller.cancel(made, "period_end", at=utc(2026, 3, 20))
+        seller.run(utc(2026, 4, 3))
+        seller.use("odd", "calls", 5, utc(2026, 3, 1, 10, 17, 40))
+        _, late = seller.run(utc(2026, 4, 5))
+        seller.roll_up()
+        seller.organization.raw_retention_days = 20
+        seller.organization.save()
+        prune_organization(organization=seller.organization, now=seller.now)
+        void_invoice(invoice=late, reason="wrong", is_reissued=False, actor="test", now=seller.now)
+
+        assert len(seller.run(seller.now)) == 2
+
+        assert BillingPeriod.objects.for_organization(seller.organization).get().billed_quantities == []
 
     def test_of_an_erased_customer_is_not_adjusted_and_the_rest_is_charged(self, seller: Seller) -> None:
         seller.define("calls", "sum")

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,9 +14,13 @@ from django.test import Client
 
 from billing.models import Invoice, InvoiceKind, Subscription
 from billing.queries.invoices import EXPORTED_AT_ONCE
+from billing.services.corrections import issue_credit_note
+from billing.services.credits import apply_grants_to
+from billing.services.subscriptions import KeyReused
 from tests.api.conftest import Api
 from tests.billing.invoices import END, FEE, ISSUED_AT, START, USAGE, Line, store_invoice
 from tests.billing.seller import Seller, written
+from tests.scenarios.racing import race
 
 pytestmark = pytest.mark.django_db
 
@@ -216,6 +221,88 @@ class TestExport:
         rows = rows_of(api.client.get("/v1/invoices/export.csv", SPAN))
 
         assert [row["invoice"] for row in rows] == [f"INV-{serial}" for serial in range(EXPORTED_AT_ONCE + 1)]
+
+
+class TestCreditNote:
+    """Under an idempotency key: what is asked for twice is given back once."""
+
+    @pytest.fixture
+    def path(self, acme: Subscription) -> str:
+        return f"/v1/invoices/{store_invoice(acme, 'INV-1', FEE).pk}/credit"
+
+    def test_repeated_request_answers_with_the_same_note(self, api: Api, acme: Subscription, path: str) -> None:
+        part = {"reason": "late", "lines": [{"position": 1, "amount_minor": 1000}]}
+
+        made = api.post(path, part | {"idempotency_key": "ticket 7"}, status=201)
+        again = api.post(path, part, **{"Idempotency-Key": "ticket 7"})
+
+        assert again == made
+        assert [row["total_minor"] for row in api.get("/v1/invoices", kind="credit_note")["data"]] == ["-1000"]
+        other = store_invoice(acme, "INV-2", FEE, kind=InvoiceKind.ADJUSTMENT)
+        more = part | {"lines": [{"position": 1, "amount_minor": 1001}]}
+        for url, body in (
+            (path, more),
+            (path, part | {"reason": "later"}),
+            (path, {"reason": "late"}),
+            (f"/v1/invoices/{other.pk}/credit", part),
+        ):
+            refused = api.refuse("POST", url, body | {"idempotency_key": "ticket 7"})
+            assert refused[:2] == (409, "idempotency_key_reused")
+        assert api.refuse("POST", path, part | {"idempotency_key": "x" * 256})[2] == ["idempotency_key"]
+        # Whatever became of it, and of the invoice.
+        api.post(f"/v1/invoices/{made['id']}/void", {"reason": "no", "reissue": False})
+        api.post(path.replace("credit", "void"), {"reason": "no", "reissue": False})
+        late = api.post(path, part | {"idempotency_key": "ticket 7"})
+        assert (late["id"], late["state"]) == (made["id"], "void")
+        # Without a key every request is one of its own, as it was.
+        path = f"/v1/invoices/{other.pk}/credit"
+        assert api.post(path, part, status=201)["id"] != api.post(path, part, status=201)["id"]
+
+    def test_whose_credit_is_spent_is_not_voided_though_what_was_left_of_it_is(
+        self, api: Api, acme: Subscription
+    ) -> None:
+        invoice = store_invoice(acme, "INV-1", FEE, paid_at=ISSUED_AT)
+        note = api.post(f"/v1/invoices/{invoice.pk}/credit", {"reason": "late"}, status=201)
+        [grant] = api.get("/v1/credits", customer="acme")["data"]
+        following = store_invoice(acme, "INV-2", USAGE, starts_at=END)
+        assert apply_grants_to([following], now=ISSUED_AT) == {following.pk: 375}
+
+        assert api.post(f"/v1/credits/{grant['id']}/void")["remaining_minor"] == "0"
+
+        void = {"reason": "no", "reissue": False}
+        assert api.refuse("POST", f"/v1/invoices/{note['id']}/void", void)[:2] == (409, "credit_spent")
+        api.post(f"/v1/invoices/{following.pk}/void", void)
+        assert api.post(f"/v1/invoices/{note['id']}/void", void)["state"] == "void"
+
+    @pytest.mark.django_db(transaction=True)
+    def test_requests_under_one_key_at_once_make_one_note(
+        self, live_seller: Seller, acme: Subscription, path: str
+    ) -> None:
+        others = [store_invoice(live_seller.subscribe(name, "pro", start=START), name, FEE) for name in ("bo", "cy")]
+        invoice = Invoice.objects.for_organization(acme.organization).get(number="INV-1")
+
+        def credit(invoice: Invoice, key: str) -> int | None:
+            try:
+                return issue_credit_note(
+                    invoice=invoice,
+                    amounts={1: 1000},
+                    reason="late",
+                    actor="test",
+                    now=ISSUED_AT,
+                    idempotency_key=key,
+                ).note.pk
+            except KeyReused:
+                return None
+
+        made = race([partial(credit, invoice, "ticket 7") for _ in range(4)])
+        apart = race([partial(credit, each, "ticket 8") for each in others])
+
+        assert None not in made
+        assert len(set(made)) == 1
+        # Of two customers' invoices one has it, and the other's is refused.
+        assert sorted(each is None for each in apart) == [False, True]
+        notes = Invoice.objects.for_organization(acme.organization).filter(kind=InvoiceKind.CREDIT_NOTE)
+        assert sorted(notes.values_list("number", "total_minor")) == [("CN-000001", -1000), ("CN-000002", -1000)]
 
 
 def test_others_see_nothing_of_it(

@@ -230,13 +230,21 @@ class TestActions:
         [final] = finals
         url, api_url = page_url(f"invoices/{final.pk}/"), f"/v1/invoices/{final.pk}"
         page = page_of(browser.get(url))
-        assert [name for name in page.credit_form.fields] == ["reason", "line_1", "line_2"]
+        assert [name for name in page.credit_form.fields] == ["reason", "idempotency_key", "line_1", "line_2"]
+        key = page.credit_form["idempotency_key"].value()
+        assert key != page_of(browser.get(url)).credit_form["idempotency_key"].value()
 
-        assert "is no whole amount of USD" in self.post(browser, f"{url}credit", reason="x", line_1="1.005")
-        assert "is no amount" in self.post(browser, f"{url}credit", reason="x", line_1="lots")
-        assert "what is left of the line" in self.post(browser, f"{url}credit", reason="x", line_1="49.01")
-        assert "Reason: " in self.post(browser, f"{url}credit", line_1="9")
-        assert "CN-000001 is issued." in self.post(browser, f"{url}credit", reason="late", line_1="9", line_2="0,50")
+        def credit(**form: str) -> str:
+            return self.post(browser, f"{url}credit", idempotency_key=key, **form)
+
+        assert "is no amount of USD" in credit(reason="x", line_1="1.005")
+        assert "is no amount" in credit(reason="x", line_1="lots")
+        assert "what is left of the line" in credit(reason="x", line_1="49.01")
+        assert "Reason: " in credit(line_1="9")
+        # A double click issues one.
+        for _ in range(2):
+            assert "CN-000001 is issued." in credit(reason="late", line_1="9", line_2="0,50")
+        assert "This form was sent before" in credit(reason="late", line_1="9")
         page = page_of(browser.get(url))
         assert [(note.number, note.amount) for note in page.credit_notes] == [("CN-000001", "\u22129.50\u00a0USD")]
         assert page.outstanding == "41.50\u00a0USD"

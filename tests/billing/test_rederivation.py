@@ -74,8 +74,10 @@ def test_adjustments_credit_notes_and_void_invoices_are_derived_again(seller: Se
     seller.use("acme", "calls", 1000, utc(2026, 10, 6))
     seller.use("acme", "calls", 3, utc(2026, 11, 6))
     november = invoice(seller, utc(2026, 12, 3))
-    note = issue_credit_note(invoice=november, amounts={1: 33}, reason="A gift.", actor="test", now=utc(2026, 12, 4))
-    second = issue_credit_note(invoice=november, amounts=None, reason="All.", actor="test", now=utc(2026, 12, 5))
+    note = issue_credit_note(
+        invoice=november, amounts={1: 33}, reason="A gift.", actor="test", now=utc(2026, 12, 4)
+    ).note
+    second = issue_credit_note(invoice=november, amounts=None, reason="All.", actor="test", now=utc(2026, 12, 5)).note
     void_invoice(invoice=october, reason="Wrong.", is_reissued=False, actor="test", now=utc(2026, 12, 6))
 
     # October comes to 2350 instead of 1000; November lacks 894 to its commitment.

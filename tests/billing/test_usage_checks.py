@@ -18,6 +18,7 @@ from billing.services import usage_checks
 from billing.services.invoice_runs import join_run, work_run
 from billing.services.usage_checks import CheckRun, check_usage
 from tests.api.conftest import Api
+from tests.billing.auditor import settings_of
 from tests.billing.seller import Seller, written
 from tests.pages.conftest import page_of, text_of
 
@@ -127,7 +128,66 @@ class TestAgreement:
         reads.clear()
 
         assert count_reads() == two
-        assert len(list_checked_periods(organization=billed.organization, now=billed.now, limit=99)) == 8
+        assert len(list_checked_periods(organization=billed.organization, limit=99)) == 8
+
+
+class TestTooLate:
+    """October is adjusted until 1 February, 92 days after its end."""
+
+    def test_for_any_invoice_is_told_whenever_it_changes_and_stays(self, billed: Seller) -> None:
+        organization = billed.organization
+        invoice(billed, utc(2026, 12, 3))
+        # In time, but no run comes before the time is over.
+        billed.use("zeta", "peak", 9, utc(2026, 10, 8))
+        assert check(billed, now=utc(2027, 1, 31)).differing == 0
+        assert check(billed, now=utc(2027, 2, 2)).differing == 1
+        billed.use("acme", "calls", 3, utc(2026, 10, 8), region="us")
+        for day in (3, 4):
+            invoice(billed, utc(2027, 2, day))
+            assert check(billed, now=utc(2027, 2, day)).differing == 2
+        billed.use("acme", "calls", 4, utc(2026, 10, 9), region="eu")
+        check(billed, now=utc(2027, 2, 5))
+
+        notices = Notice.objects.for_organization(organization).filter(type="usage.unbilled").order_by("pk")
+        told = [notice.payload for notice in notices]
+        assert [(each["customer"], each["metric"], each["quantity"], each["invoiced_quantity"]) for each in told] == [
+            ("zeta", "peak", "2", "7"),
+            ("acme", "calls", "3", "15"),
+            ("acme", "calls", "7", "15"),
+        ]
+        assert told[0]["period"] == {"start": "2026-10-01T00:00:00Z", "end": "2026-11-01T00:00:00Z"}
+        assert not Notice.objects.for_organization(organization).filter(type="usage.mismatch").exists()
+        october = UsageCheck.objects.for_organization(organization).filter(period__starts_at=utc(2026, 10, 1))
+        assert differing(billed) == [("acme", "calls"), ("zeta", "peak")]
+        # Of periods that nobody adjusts any more nothing else is kept.
+        assert [(found.rollups_quantity, found.agrees) for found in october.order_by("metric__code")] == [
+            (22, False),
+            (9, False),
+        ]
+        # They stay where they cannot be told any more, as after a void.
+        BillingPeriod.objects.for_organization(organization).filter(pk__in=october.values("period")).update(
+            billed_quantities=None
+        )
+        check(billed, now=utc(2027, 2, 6))
+        assert differing(billed) == [("acme", "calls"), ("zeta", "peak")]
+        # With more time the next invoice charges it, and nothing differs any more.
+        settings_of(organization, adjustment_days=366)
+        invoice(billed, utc(2027, 3, 3))
+        assert check(billed, now=utc(2027, 3, 4)).differing == 0
+
+    def test_is_shown(self, billed: Seller, api: Api, client_for: Any, alice: User) -> None:
+        invoice(billed, utc(2026, 12, 3))
+        billed.use("zeta", "peak", 9, utc(2026, 10, 8))
+        check(billed, now=utc(2027, 3, 1))
+        # Long ago by any clock.
+        october = BillingPeriod.objects.for_organization(billed.organization).filter(starts_at=utc(2026, 10, 1))
+        october.update(starts_at=utc(2016, 10, 1), ends_at=utc(2016, 11, 1))
+
+        [found] = api.get("/v1/billing/checks?agrees=false")["data"]
+        assert (found["metric"], found["unbilled_quantity"], found["events_quantity"]) == ("peak", "2", None)
+        page = client_for(alice).get(f"/o/{billed.organization.pk}/billing-checks")
+        assert [row.unbilled for row in page_of(page).rows] == [2]
+        assert "too late for any invoice" in text_of(page)
 
 
 class TestPlantedFaults:
@@ -219,6 +279,10 @@ class TestPlantedFaults:
         reports.update(state="pending", next_attempt_at=later)
         assert check(billed, now=later).differing == 0
         assert row(billed, "acme", "calls") == [15, 15, 15, None]
+        # One that has been unknown for two days is on its way no more.
+        reports.update(state="unknown", first_sent_at=later - timedelta(days=2))
+        check(billed, now=later)
+        assert row(billed, "acme", "calls") == [15, 15, 15, 14]
 
 
 class TestShown:
@@ -235,6 +299,7 @@ class TestShown:
 
         [found] = api.get("/v1/billing/checks?agrees=false")["data"]
         assert (found["customer"], found["metric"], found["agrees"]) == ("acme", "peak", False)
+        assert found["unbilled_quantity"] is None
         assert (found["events_quantity"], found["rollups_quantity"], found["reported_quantity"]) == ("9", "7", None)
         assert len(api.get("/v1/billing/checks")["data"]) == 4
         page = page_of(browser.get(here))
