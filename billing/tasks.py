@@ -18,16 +18,10 @@ from billing.services.credits import expire_grants
 from billing.services.invoice_mails import mail_invoices
 from billing.services.invoice_runs import INVOICE_TASK, INVOICE_WORKERS, join_run, work_run
 from billing.services.reconciling import reconcile_usage
-from billing.services.reporting import (
-    REPORT_TASK,
-    StripeNotConfigured,
-    go_on,
-    open_sink,
-    plan_reports,
-    send_reports,
-)
+from billing.services.reporting import REPORT_TASK, go_on, plan_reports, send_reports
+from billing.services.stripe_account import StripeNotConfigured, open_invoices, open_sink
 from billing.services.stripe_inbox import HANDLE_TASK, handle_due_events, handle_event, prune_events
-from billing.services.stripe_invoices import open_invoices, plan_pushes, send_pushes
+from billing.services.stripe_invoices import plan_pushes, send_pushes
 from billing.services.traces import forget_settled_names
 from billing.services.usage_checks import check_usage
 from metering.services.cutoffs import CutoffBusy

@@ -6,7 +6,7 @@ from typing import Any
 
 from rest_framework import serializers
 
-from billing.api.serializers import PeriodRead, period_json
+from billing.api.fields import PeriodRead, period_json
 from billing.domain.budgets import MAX_LEVEL, MAX_LEVELS
 from billing.domain.currencies import EXPONENTS
 from billing.models import BudgetCrossing

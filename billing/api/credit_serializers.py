@@ -7,7 +7,7 @@ from typing import Any
 from drf_spectacular.utils import inline_serializer
 from rest_framework import serializers
 
-from billing.api.serializers import IdempotencyKey
+from billing.api.fields import IdempotencyKey
 from billing.models import CreditEntry, CreditGrant, EntryKind, GrantKind
 from billing.queries.credits import CreditBalance
 from billing.services.credits import DEFAULT_PRIORITY, MAX_AMOUNT_MINOR, MAX_PRIORITY

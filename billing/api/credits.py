@@ -18,8 +18,8 @@ from billing.api.subscriptions import refuse_metric_bound
 from billing.models import CreditGrant, GrantKind
 from billing.queries.credits import get_grant, list_balances, list_entries, list_grants
 from billing.services.credits import grant_credits, void_grant
-from common.api import ListQuery, StrictSerializer, take_page
-from metering.api.base import get_visible_customer
+from common.api import ListQuery, take_page
+from metering.api.base import get_named_customer, get_visible_customer
 
 
 class CreditListView(CallerView):
@@ -50,8 +50,7 @@ class CreditListView(CallerView):
     )
     def post(self, request: Request) -> Response:
         body = self.read_body(shapes.CreditWrite)
-        customer = get_visible_customer(self.caller, body.pop("customer"))
-        assert customer is not None  # it is named
+        customer = get_named_customer(self.caller, body.pop("customer"))
         body["idempotency_key"] = read_idempotency_key(request, body)
         granted = grant_credits(
             organization=self.caller.organization,
@@ -76,6 +75,7 @@ class CreditView(CallerView):
 
 class VoidCreditView(CallerView):
     scopes = {"POST": Scope.BILLING_WRITE}
+    methods_without_body = frozenset({"POST"})
 
     @extend_schema(
         operation_id="void_credit",
@@ -85,8 +85,6 @@ class VoidCreditView(CallerView):
     )
     def post(self, request: Request, credit_id: int) -> Response:
         grant = _grant(self.caller, credit_id)
-        if request.data:
-            self.read_body(StrictSerializer)
         voided = void_grant(grant=grant, actor=self.caller.actor, now=timezone.now())
         return Response(shapes.credit_json(voided))
 
@@ -99,8 +97,7 @@ class CustomerCreditsView(CallerView):
     @extend_schema(operation_id="get_customer_credits", parameters=[ListQuery], responses=shapes.CUSTOMER_CREDITS)
     def get(self, request: Request, external_id: str) -> Response:
         refuse_metric_bound(self.caller)
-        customer = get_visible_customer(self.caller, external_id)
-        assert customer is not None  # it is named
+        customer = get_named_customer(self.caller, external_id)
         page = take_page(list_entries(customer=customer), is_newest_first=True, **self.query)
         return Response(
             {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from django.utils import timezone
 from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -13,8 +14,8 @@ from billing.api import explain_serializers as shapes
 from billing.api.invoices import visible_invoice
 from billing.queries.explain import explain_line
 from billing.queries.rederivation import rederive_invoice
-from billing.queries.usage_checks import list_checks
-from common.api import StrictSerializer, decode_cursor, take_page
+from billing.queries.usage_checks import adjusted_from, list_checks
+from common.api import decode_cursor, take_page
 from common.errors import InvalidInput
 
 
@@ -43,6 +44,7 @@ class VerifyInvoiceView(CallerView):
 
     scopes = {"POST": Scope.BILLING_READ}
     methods_for_bound_keys = frozenset({"POST"})
+    methods_without_body = frozenset({"POST"})
 
     @extend_schema(
         operation_id="verify_invoice",
@@ -51,8 +53,6 @@ class VerifyInvoiceView(CallerView):
         responses=shapes.RederivationRead,
     )
     def post(self, request: Request, invoice_id: int) -> Response:
-        if request.data:
-            self.read_body(StrictSerializer)
         found = rederive_invoice(invoice=visible_invoice(self.caller, invoice_id))
         return Response(shapes.rederivation_json(found))
 
@@ -71,7 +71,8 @@ class UsageCheckListView(CallerView):
         query = self.query
         rows = list_checks(organization=self.caller.organization, agrees=query.pop("agrees", None))
         page = take_page(rows, **query)
-        return Response({"data": [shapes.check_json(row) for row in page.rows], "next_cursor": page.next_cursor})
+        since = adjusted_from(organization=self.caller.organization, now=timezone.now())
+        return Response({"data": [shapes.check_json(row, since) for row in page.rows], "next_cursor": page.next_cursor})
 
 
 def _read_offset(cursor: str | None) -> int | None:

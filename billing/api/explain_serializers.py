@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 from rest_framework import serializers
 
+from billing.api.fields import PeriodRead, period_json
 from billing.api.invoice_serializers import InvoiceLineRead, line_json
 from billing.api.plan_serializers import PriceRead, decimal_text, price_json
 from billing.api.reporting_serializers import QueryFlag
-from billing.api.serializers import PeriodRead, period_json
 from billing.domain.periods import BillingPeriod as Span
 from billing.domain.proration import WHOLE, Part
 from billing.models import BillingPeriod, UsageCheck
@@ -26,6 +27,7 @@ from billing.queries.explanations import (
 )
 from billing.queries.invoices import read_line
 from billing.queries.rederivation import DerivedLine, Rederivation
+from billing.queries.usage_checks import unbilled_quantity
 from common.api import ListQuery, encode_cursor
 from metering.queries import CountedEvent
 
@@ -121,6 +123,7 @@ class BilledRead(serializers.Serializer):
 
 class AdjustmentRead(serializers.Serializer):
     billed = BilledRead(many=True)
+    credited = BilledRead(many=True, help_text="What credit notes gave back, where it is counted: below nothing.")
     former_known_at = serializers.DateTimeField(allow_null=True, help_text="Null: nothing of it stood on an invoice.")
     prices = PriceChangeRead(many=True)
     changes = MetricChangesRead(many=True, allow_null=True, help_text="Null: they are too many, or no longer kept.")
@@ -241,6 +244,7 @@ def _kept_json(kept: Kept) -> dict[str, Any]:
 def _adjustment_json(found: AdjustmentExplanation) -> dict[str, Any]:
     return {
         "billed": [{"number": number, "amount_minor": decimal_text(amount)} for number, amount in found.billed],
+        "credited": [{"number": number, "amount_minor": decimal_text(amount)} for number, amount in found.credited],
         "former_known_at": found.former_known_at,
         "prices": [
             {
@@ -359,17 +363,22 @@ class UsageCheckRead(serializers.Serializer):
         allow_null=True, help_text="What was billed last; later events are adjusted by the next invoice."
     )
     reported_quantity = serializers.CharField(allow_null=True)
+    unbilled_quantity = serializers.CharField(
+        allow_null=True,
+        help_text="What came too late for any invoice; negative: was taken back. Null while the period is adjusted.",
+    )
     agrees = serializers.BooleanField()
     checked_at = serializers.DateTimeField()
     differs_since = serializers.DateTimeField(allow_null=True)
 
 
-def check_json(row: UsageCheck) -> dict[str, Any]:
+def check_json(row: UsageCheck, adjusted_since: datetime) -> dict[str, Any]:
     quantities: dict[str, Decimal | None] = {
         "events_quantity": row.events_quantity,
         "rollups_quantity": row.rollups_quantity,
         "invoiced_quantity": row.invoiced_quantity,
         "reported_quantity": row.reported_quantity,
+        "unbilled_quantity": unbilled_quantity(row, adjusted_since),
     }
     return {
         "id": str(row.pk),

@@ -8,7 +8,7 @@ from drf_spectacular.utils import OpenApiParameter
 from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 
-from billing.api.serializers import IdempotencyKey
+from billing.api.fields import IdempotencyKey
 from common.errors import InvalidInput
 
 KEY_HEADER = "Idempotency-Key"

@@ -6,19 +6,20 @@ from django.utils import timezone
 from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.status import HTTP_201_CREATED
+from rest_framework.status import HTTP_200_OK, HTTP_201_CREATED
 
 from accounts.api.base import CallerView
 from accounts.domain import Scope
 from billing.api import invoice_serializers as shapes
+from billing.api.idempotency import KEY_PARAMETER, read_idempotency_key
 from billing.api.invoices import answer, visible_invoice
 from billing.services.corrections import issue_credit_note, mark_paid, void_invoice
 from billing.services.invoicing import finalise_invoice
-from common.api import StrictSerializer
 
 
 class FinaliseInvoiceView(CallerView):
     scopes = {"POST": Scope.BILLING_WRITE}
+    methods_without_body = frozenset({"POST"})
 
     @extend_schema(
         operation_id="finalize_invoice",
@@ -28,8 +29,6 @@ class FinaliseInvoiceView(CallerView):
     )
     def post(self, request: Request, invoice_id: int) -> Response:
         invoice, now = visible_invoice(self.caller, invoice_id), timezone.now()
-        if request.data:
-            self.read_body(StrictSerializer)
         finalise_invoice(invoice=invoice, actor=self.caller.actor, now=now)
         return answer(visible_invoice(self.caller, invoice_id), now)
 
@@ -52,21 +51,25 @@ class CreditInvoiceView(CallerView):
 
     @extend_schema(
         operation_id="credit_invoice",
-        description="Issues a credit note, which is an invoice of its own with negative lines.",
+        description="Issues a credit note, which is an invoice of its own with negative lines. A repeated request with "
+        "the same idempotency key answers 200 with the same note.",
+        parameters=[KEY_PARAMETER],
         request=shapes.InvoiceCreditWrite,
-        responses={201: shapes.InvoiceDetailRead},
+        responses={201: shapes.InvoiceDetailRead, 200: shapes.InvoiceDetailRead},
     )
     def post(self, request: Request, invoice_id: int) -> Response:
         invoice, now = visible_invoice(self.caller, invoice_id), timezone.now()
         body = self.read_body(shapes.InvoiceCreditWrite)
-        note = issue_credit_note(
+        credited = issue_credit_note(
             invoice=invoice,
             amounts=shapes.credited_amounts(body.get("lines")),
             reason=body["reason"],
+            idempotency_key=read_idempotency_key(request, body),
             actor=self.caller.actor,
             now=now,
         )
-        return answer(visible_invoice(self.caller, note.pk), now, status=HTTP_201_CREATED)
+        status = HTTP_201_CREATED if credited.is_new else HTTP_200_OK
+        return answer(visible_invoice(self.caller, credited.note.pk), now, status=status)
 
 
 class InvoicePaidView(CallerView):

@@ -34,6 +34,7 @@ class InvoiceRunRead(serializers.Serializer):
 class InvoiceRunListView(CallerView):
     scopes = {"GET": Scope.BILLING_READ, "POST": Scope.BILLING_WRITE}
     queries = {"GET": ListQuery}
+    methods_without_body = frozenset({"POST"})
 
     @extend_schema(operation_id="list_invoice_runs", parameters=[ListQuery], responses=page_of(InvoiceRunRead))
     def get(self, request: Request) -> Response:

@@ -12,20 +12,19 @@ from typing import Any
 
 from rest_framework import serializers
 
+from billing.api.fields import IdempotencyKey, PeriodRead, period_json
 from billing.api.plan_serializers import decimal_text
-from billing.api.serializers import PeriodRead, period_json
 from billing.domain.currencies import EXPONENTS
 from billing.domain.invoices import InvoiceContent, InvoiceLineContent
 from billing.domain.periods import BillingPeriod
 from billing.domain.taxes import TaxLine
 from billing.models import Invoice, InvoiceKind, InvoiceState, LineKind
 from billing.queries.invoices import Standing, read_tax, standing_of
+from billing.services.corrections import MAX_REASON_CHARACTERS, MAX_REFERENCE_CHARACTERS
 from common.api import Flag, ListQuery, StrictSerializer, Text, WholeNumber
 from common.errors import FieldError, InvalidInput
 from metering.api.serializers import ExactText, QueryMoment
 
-MAX_REASON_CHARACTERS = 1000
-MAX_REFERENCE_CHARACTERS = 255
 MAX_NUMBER_CHARACTERS = 32
 MAX_CREDITED_LINES = 1000
 STEP_NUMBERS = ("from_quantity", "to_quantity", "quantity", "unit_amount", "flat_amount")
@@ -68,6 +67,9 @@ class InvoiceCreditWrite(StrictSerializer):
         min_length=1,
         max_length=MAX_CREDITED_LINES,
         help_text="Default: everything that was not credited yet.",
+    )
+    idempotency_key = IdempotencyKey(
+        required=False, help_text="Or the header Idempotency-Key. The same request again answers with the same note."
     )
 
 
@@ -143,7 +145,8 @@ class InvoiceStepRead(serializers.Serializer):
     """What one rule added; the amounts of all steps add up to the line's."""
 
     kind = serializers.CharField(
-        help_text="As of a spend's steps. An adjustment has what is known now (recomputed) and what was billed; "
+        help_text="As of a spend's steps. An adjustment has what is known now (recomputed), what was billed and what "
+        "credit notes gave back of that (credited); "
         "a true-up has the commitment and what was billed of it; a line of a credit note has credit."
     )
     name = serializers.CharField(allow_null=True, help_text="Of an adjustment: the price, or the invoice's number.")

@@ -24,7 +24,7 @@ from billing.services.plans import (
     replace_draft,
     update_plan,
 )
-from common.api import ListQuery, StrictSerializer, take_page
+from common.api import ListQuery, take_page
 
 
 class PlanListView(CallerView):
@@ -122,12 +122,11 @@ class VersionView(CallerView):
 
 class ActivateVersionView(CallerView):
     scopes = {"POST": Scope.BILLING_WRITE}
+    methods_without_body = frozenset({"POST"})
 
     @extend_schema(operation_id="activate_plan_version", request=None, responses=shapes.VersionRead)
     def post(self, request: Request, code: str, number: int) -> Response:
         version = _version(self.caller, code, number)
-        if request.data:
-            self.read_body(StrictSerializer)
         activated = activate_version(version=version, actor=self.caller.actor, now=timezone.now())
         return Response(_version_json(activated))
 

@@ -12,7 +12,7 @@ from accounts.api.base import CallerView
 from accounts.domain import Scope
 from billing.api import portal_serializers as shapes
 from billing.services.portal_links import create_portal_link
-from metering.api.base import get_visible_customer
+from metering.api.base import get_named_customer
 
 
 class PortalLinkView(CallerView):
@@ -26,8 +26,7 @@ class PortalLinkView(CallerView):
         responses={201: shapes.PortalLinkRead},
     )
     def post(self, request: Request, external_id: str) -> Response:
-        customer = get_visible_customer(self.caller, external_id)
-        assert customer is not None  # it is named
+        customer = get_named_customer(self.caller, external_id)
         customer.organization = self.caller.organization
         body = self.read_body(shapes.PortalLinkWrite) if request.data else {}
         link = create_portal_link(customer=customer, actor=self.caller.actor, now=timezone.now(), **body)

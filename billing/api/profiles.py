@@ -13,7 +13,7 @@ from billing.api import profile_serializers as shapes
 from billing.api.subscriptions import refuse_metric_bound
 from billing.queries.profiles import get_profile
 from billing.services.profiles import ProfileDefinition, replace_profile
-from metering.api.base import get_visible_customer
+from metering.api.base import get_named_customer
 
 
 class ProfileView(CallerView):
@@ -37,7 +37,6 @@ class ProfileView(CallerView):
 
     def _customer(self, external_id: str) -> Customer:
         refuse_metric_bound(self.caller)
-        customer = get_visible_customer(self.caller, external_id)
-        assert customer is not None  # it is named
+        customer = get_named_customer(self.caller, external_id)
         customer.organization = self.caller.organization
         return customer

@@ -11,9 +11,9 @@ from typing import Any
 from drf_spectacular.utils import PolymorphicProxySerializer, extend_schema_field
 from rest_framework import serializers
 
+from billing.api.fields import PeriodRead, period_json
 from billing.api.invoice_serializers import InvoiceLineRead, InvoiceTaxRead, content_json
 from billing.api.plan_serializers import VersionFields
-from billing.api.serializers import PeriodRead, period_json
 from billing.domain.currencies import EXPONENTS
 from billing.domain.invoices import InvoiceContent
 from billing.domain.periods import BillingPeriod as Span

@@ -13,14 +13,15 @@ from rest_framework.response import Response
 
 from accounts.api.base import CallerView
 from accounts.domain import Scope
-from billing.api import serializers as shapes
+from billing.api import billing_usage_serializers as usage_shapes
+from billing.api import spend_serializers as shapes
 from billing.api.plan_serializers import version_definition
-from billing.queries.billing_usage import UNITS_METRIC, get_billing_usage
+from billing.queries.billing_usage import UNITS_METRIC, find_month, get_billing_usage
 from billing.queries.charges import Charge
 from billing.queries.preview import GivenUsage, preview_given, preview_month
 from billing.services.plans import resolve_charges
 from common.errors import FieldError, InvalidInput
-from metering.api.base import get_visible_customer, get_visible_metric
+from metering.api.base import get_named_customer, get_visible_customer, get_visible_metric
 
 _encoder = msgspec.json.Encoder(decimal_format="number")
 
@@ -36,8 +37,7 @@ class PreviewView(CallerView):
         if "usage" in body:
             usage = [GivenUsage(**given) for given in body["usage"]]
             return Response(shapes.given_json(preview_given(charges, usage, currency=currency)))
-        customer = get_visible_customer(self.caller, body["customer"])
-        assert customer is not None  # it is named
+        customer = get_named_customer(self.caller, body["customer"])
         spend = preview_month(
             organization=self.caller.organization,
             customer=customer,
@@ -58,28 +58,24 @@ class PreviewView(CallerView):
 
 class BillingUsageView(CallerView):
     scopes = {"GET": Scope.BILLING_READ}
-    queries = {"GET": shapes.BillingUsageQuery}
+    queries = {"GET": usage_shapes.BillingUsageQuery}
     methods_for_bound_keys = frozenset({"GET"})
 
     @extend_schema(
         operation_id="get_billing_usage",
-        parameters=[shapes.BillingUsageQuery],
-        responses=shapes.BillingUsageRead,
+        parameters=[usage_shapes.BillingUsageQuery],
+        responses=usage_shapes.BillingUsageRead,
         description="Units included, used and beyond in the billing periods that begin in a month, and their cost.",
     )
     def get(self, request: Request) -> HttpResponse:
         customer = get_visible_customer(self.caller, self.query.get("user"))
         if customer is None:
             raise InvalidInput.of("user", "Say whose usage.", "required")
-        year, month = self.query["period"]
+        metric, now = get_visible_metric(self.caller, self.query.get("metric", UNITS_METRIC)), timezone.now()
+        year, month = find_month(self.query["period"], customer=customer, metric=metric, now=now)
         usage = get_billing_usage(
-            organization=self.caller.organization,
-            customer=customer,
-            metric=get_visible_metric(self.caller, self.query.get("metric", UNITS_METRIC)),
-            year=year,
-            month=month,
-            now=timezone.now(),
+            organization=self.caller.organization, customer=customer, metric=metric, year=year, month=month, now=now
         )
-        answer = shapes.billing_usage_json(usage, period=f"{year:04}-{month:02}")
+        answer = usage_shapes.billing_usage_json(usage, period=f"{year:04}-{month:02}")
         # Numbers, as the page has them, and exact ones, which DRF's own encoder does not write.
         return HttpResponse(_encoder.encode(answer), content_type="application/json")

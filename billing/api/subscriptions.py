@@ -12,11 +12,13 @@ from accounts.access import Caller
 from accounts.api.base import CallerView
 from accounts.api.schema import page_of
 from accounts.domain import Scope
-from billing.api import serializers as shapes
+from billing.api import spend_serializers as spend_shapes
+from billing.api import subscription_serializers as shapes
 from billing.api.idempotency import KEY_PARAMETER, read_idempotency_key
 from billing.models import Plan, PlanVersion, Subscription
 from billing.queries.plans import get_plan, get_version
 from billing.queries.spend import get_current_spend
+from billing.queries.spend_days import get_spend_days
 from billing.queries.subscriptions import (
     find_pause,
     get_subscription,
@@ -37,7 +39,7 @@ from billing.services.subscriptions import (
 )
 from common.api import take_page
 from common.errors import PermissionRefused
-from metering.api.base import get_visible_customer
+from metering.api.base import get_named_customer, get_visible_customer
 
 
 class SubscriptionListView(CallerView):
@@ -75,8 +77,7 @@ class SubscriptionListView(CallerView):
     )
     def post(self, request: Request) -> Response:
         body = self.read_body(shapes.SubscriptionWrite)
-        customer = get_visible_customer(self.caller, body["customer"])
-        assert customer is not None  # it is named
+        customer = get_named_customer(self.caller, body["customer"])
         plan, version = _plan_of(self.caller, body["plan"], body.get("plan_version"))
         definition = SubscriptionDefinition(
             customer=customer,
@@ -169,6 +170,7 @@ class SubscriptionPauseView(CallerView):
 
 class SubscriptionResumeView(CallerView):
     scopes = {"POST": Scope.BILLING_WRITE}
+    methods_without_body = frozenset({"POST"})
 
     @extend_schema(operation_id="resume_subscription", request=None, responses=shapes.SubscriptionRead)
     def post(self, request: Request, subscription_id: int) -> Response:
@@ -180,11 +182,25 @@ class SubscriptionSpendView(CallerView):
     scopes = {"GET": Scope.BILLING_READ}
     methods_for_bound_keys = frozenset({"GET"})
 
-    @extend_schema(operation_id="get_subscription_spend", responses=shapes.SubscriptionSpendRead)
+    @extend_schema(operation_id="get_subscription_spend", responses=spend_shapes.SubscriptionSpendRead)
     def get(self, request: Request, subscription_id: int) -> Response:
         subscription = _subscription(self.caller, subscription_id)
         found = get_current_spend(subscription=subscription, now=timezone.now())
-        return Response(shapes.subscription_spend_json(found))
+        return Response(spend_shapes.subscription_spend_json(found))
+
+
+class SubscriptionSpendDaysView(CallerView):
+    scopes = {"GET": Scope.BILLING_READ}
+    methods_for_bound_keys = frozenset({"GET"})
+
+    @extend_schema(
+        operation_id="list_subscription_spend_days",
+        responses=spend_shapes.SpendDaysRead,
+        description="What each day of the current period added to what it costs so far; up to today.",
+    )
+    def get(self, request: Request, subscription_id: int) -> Response:
+        found = get_spend_days(subscription=_subscription(self.caller, subscription_id), now=timezone.now())
+        return Response(spend_shapes.spend_days_json(found))
 
 
 def refuse_metric_bound(caller: Caller) -> None:

@@ -3,6 +3,7 @@
 from django.urls import path
 
 from billing.api import (
+    billing_periods,
     billing_settings,
     budgets,
     commitments,
@@ -61,7 +62,18 @@ urlpatterns = [
         subscriptions.SubscriptionSpendView.as_view(),
         name="subscription-spend",
     ),
+    path(
+        "subscriptions/<int:subscription_id>/spend/days",
+        subscriptions.SubscriptionSpendDaysView.as_view(),
+        name="subscription-spend-days",
+    ),
     path("invoice-runs", invoice_runs.InvoiceRunListView.as_view(), name="invoice-runs"),
+    path("billing/problems", billing_periods.BillingProblemListView.as_view(), name="billing-problems"),
+    path(
+        "billing/periods/<int:period_id>/waive",
+        billing_periods.WaivePeriodView.as_view(),
+        name="waive-billing-period",
+    ),
     path("invoice-runs/<int:run_id>", invoice_runs.InvoiceRunView.as_view(), name="invoice-run"),
     path("invoices", invoices.InvoiceListView.as_view(), name="invoices"),
     path("invoices/export.csv", invoices.InvoiceExportView.as_view(), name="export-invoices"),
@@ -122,6 +134,11 @@ urlpatterns = [
     path("billing/report-usage", reporting.ReportUsageView.as_view(), name="report-usage"),
     path("billing/report-usage/<int:report_id>", reporting.UsageReportView.as_view(), name="usage-report"),
     path("billing/report-usage/<int:report_id>/retry", reporting.RetryReportView.as_view(), name="retry-usage-report"),
+    path(
+        "billing/report-usage/<int:report_id>/confirm",
+        reporting.ConfirmReportView.as_view(),
+        name="confirm-usage-report",
+    ),
     path("billing/stripe/customers", reporting.StripeCustomerListView.as_view(), name="stripe-customers"),
     path(
         "billing/stripe/customers/<external_id:external_id>",

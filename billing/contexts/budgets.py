@@ -9,7 +9,7 @@ from decimal import Decimal
 from django.urls import reverse
 
 from billing.domain.currencies import money_text
-from billing.forms import BudgetForm
+from billing.forms.budgets import BudgetForm
 from billing.models import Budget, Subscription
 from billing.queries.budgets import BudgetStanding, get_standing
 from billing.queries.spend import Spend

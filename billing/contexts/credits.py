@@ -11,8 +11,9 @@ from django.urls import reverse
 from accounts.access import Caller
 from accounts.domain import Scope
 from accounts.models import Customer
+from billing.contexts.words import last_day_of
 from billing.domain.currencies import money_text
-from billing.invoicing_forms import GrantForm, last_day_of
+from billing.forms.credits import GrantForm
 from billing.models import CreditGrant, GrantKind, SubscriptionPhase
 from billing.queries.credits import list_balances, list_grants
 

@@ -17,18 +17,28 @@ from billing.contexts.budgets import BudgetBlock, get_budget_block
 from billing.contexts.credits import CreditsBlock, get_credits_block
 from billing.contexts.preview import StepRow, list_steps
 from billing.contexts.profiles import ProfileBlock, get_profile_block
+from billing.contexts.spend_days import find_cost_chart
 from billing.contexts.words import STATUS_BADGES, filter_texts, price_text
 from billing.documents.words import span_text
 from billing.domain.currencies import money_text
 from billing.domain.periods import BillingPeriod
-from billing.forms import SubscribeForm, plan_choices
-from billing.invoicing_forms import GrantForm, ProfileForm
+from billing.forms.credits import GrantForm
+from billing.forms.profiles import ProfileForm
+from billing.forms.subscriptions import SubscribeForm, plan_choices
 from billing.models import Budget, Plan, Subscription, SubscriptionPause, SubscriptionPhase
 from billing.queries.budgets import current_currency, find_budgets
 from billing.queries.plans import list_current_versions, list_plans
 from billing.queries.spend import Spend, SpendLine, get_current_spend
-from billing.queries.subscriptions import list_of_customer, list_pauses_of, list_phases_of, pause_from
+from billing.queries.subscriptions import (
+    current_phase,
+    list_of_customer,
+    list_pauses_of,
+    list_phases_of,
+    next_phase,
+    pause_from,
+)
 from common.errors import ApplicationError
+from metering.charts import Chart
 
 # Each costs a read of usage per metric; more of them are in the API.
 MAX_SHOWN = 20
@@ -79,6 +89,8 @@ class SubscriptionCard:
     # None: it cannot be told; `problem` says why.
     spend: SpendCard | None
     problem: str
+    # None: there is nothing to draw, or it has ended.
+    chart: Chart | None
     budget: BudgetBlock | None
     cancel_url: str
     change_url: str
@@ -156,12 +168,11 @@ def _card(
     budget: Budget | None,
     now: datetime,
 ) -> SubscriptionCard:
-    current = [phase for phase in phases if phase.starts_at <= max(now, subscription.starts_at)][-1]
-    coming = next((phase for phase in phases if phase.starts_at > current.starts_at), None)
-    zone, status = ZoneInfo(subscription.zone), subscription.status_at(now)
+    current, coming = current_phase(phases, subscription, now), next_phase(phases, subscription, now)
+    zone, pause = ZoneInfo(subscription.zone), pause_from(pauses, now)
+    status, arguments = subscription.status_at(now, pause), [caller.organization.pk, subscription.pk]
     spend, problem = try_spend(subscription, now)
     can_change = caller.has(Scope.BILLING_WRITE) and status != "ended"
-    arguments, pause = [caller.organization.pk, subscription.pk], pause_from(pauses, now)
     change = ""
     if coming is not None:
         change = (
@@ -182,6 +193,7 @@ def _card(
         pause="" if pause is None else _pause_text(pause, zone, now),
         spend=None if spend is None else spend_card(spend, zone),
         problem=problem,
+        chart=None if spend is None or status == "ended" else find_cost_chart(subscription, now),
         budget=get_budget_block(
             subscription,
             budget,

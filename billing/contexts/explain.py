@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
 from django.http import HttpRequest
 from django.urls import reverse
+from django.utils import timezone
 
 from accounts.access import Caller
-from accounts.pages import text_parameter
+from accounts.pages import text_parameter, with_parameters
 from billing.contexts.words import filter_texts, price_text, tier_texts
 from billing.documents.words import StepText, span_text, stored_step_text
 from billing.domain.currencies import money_text
@@ -30,7 +30,13 @@ from billing.queries.explanations import (
     UsageExplanation,
 )
 from billing.queries.rederivation import Rederivation, rederive_invoice
-from billing.queries.usage_checks import CheckSummary, list_checks, summarise_checks
+from billing.queries.usage_checks import (
+    CheckSummary,
+    adjusted_from,
+    list_checks,
+    summarise_checks,
+    unbilled_quantity,
+)
 from common.api import decode_cursor, encode_cursor, take_page
 from common.errors import InvalidInput
 from metering.charts import Bucket, Chart, ChartLine, stacked_bars
@@ -248,7 +254,9 @@ def _usage(usage: UsageExplanation, found: LineExplanation, here: str, cursor: s
         events=[_event_row(each, organization_id) for each in usage.events],
         does_add_up=usage.does_add_up,
         changed_since=usage.changed_since or None,
-        next_url=f"{here}?{urlencode({'cursor': encode_cursor(usage.next_after)})}#events" if usage.next_after else "",
+        next_url=f"{with_parameters(here, {'cursor': encode_cursor(usage.next_after)})}#events"
+        if usage.next_after
+        else "",
         first_url=f"{here}#events" if cursor else "",
     )
 
@@ -286,7 +294,7 @@ def _row(
     event: CountedEvent, organization_id: int, adds: Decimal | None = None, *, is_deciding: bool = False
 ) -> EventRow:
     return EventRow(
-        url=f"{reverse('metering:event', args=[organization_id])}?{urlencode({'key': event.idempotency_key})}",
+        url=with_parameters(reverse("metering:event", args=[organization_id]), {"key": event.idempotency_key}),
         key=event.idempotency_key,
         occurred_at=event.occurred_at,
         quantity=event.quantity,
@@ -436,6 +444,8 @@ class CheckRow:
     metric: str
     period: str
     quantities: list[CheckedQuantity]
+    # What came too late for any invoice; None: an invoice may still charge it.
+    unbilled: Decimal | None
     differs_since: datetime | None
 
 
@@ -449,21 +459,22 @@ class CheckPage:
 
 
 def get_check_page(request: HttpRequest, caller: Caller) -> CheckPage:
-    """What differs, in pages. Three queries."""
+    """What differs, in pages. Four queries."""
     cursor = text_parameter(request, "cursor")
     page = take_page(list_checks(organization=caller.organization, agrees=False), limit=CHECKS_SHOWN, cursor=cursor)
     summary = summarise_checks(organization=caller.organization)
+    since = adjusted_from(organization=caller.organization, now=timezone.now())
     here = reverse("billing:usage_checks", args=[caller.organization.pk])
     return CheckPage(
         summary=summary,
         agreeing_count=summary.checked_count - summary.differing_count,
-        rows=[_check_row(row) for row in page.rows],
-        next_url=f"{here}?{urlencode({'cursor': page.next_cursor})}" if page.next_cursor else "",
+        rows=[_check_row(row, since) for row in page.rows],
+        next_url=with_parameters(here, {"cursor": page.next_cursor}) if page.next_cursor else "",
         first_url=here if cursor else "",
     )
 
 
-def _check_row(row: UsageCheck) -> CheckRow:
+def _check_row(row: UsageCheck, adjusted_since: datetime) -> CheckRow:
     subscription = row.period.subscription
     return CheckRow(
         customer=subscription.customer.name or subscription.customer.external_id,
@@ -476,5 +487,6 @@ def _check_row(row: UsageCheck) -> CheckRow:
             CheckedQuantity("invoiced", row.invoiced_quantity),
             CheckedQuantity("reported", row.reported_quantity),
         ],
+        unbilled=unbilled_quantity(row, adjusted_since),
         differs_since=row.differs_since,
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
 from django.http import HttpRequest
@@ -15,14 +14,14 @@ from django.utils import timezone
 from accounts.access import Caller
 from accounts.domain import Scope
 from accounts.models import Organization
-from accounts.pages import text_parameter
+from accounts.pages import text_parameter, with_parameters
 from accounts.queries import list_audit_entries, suggest_customers
 from accounts.sql.known_customer import find_customer
 from billing.documents.printed import document_title
 from billing.documents.words import StepText, day_text, span_text, stored_step_text
 from billing.domain.currencies import money_text
 from billing.domain.invoices import InvoiceContent, InvoiceLineContent
-from billing.invoice_forms import CreditForm, PaidForm, VoidForm
+from billing.forms.invoices import CreditForm, PaidForm, VoidForm, WaiveForm
 from billing.models import BillingPeriod, Invoice, InvoiceKind, InvoiceState, LineKind, PeriodState, Subscription
 from billing.queries.invoice_runs import find_latest_run, list_problems
 from billing.queries.invoices import (
@@ -89,6 +88,14 @@ class RunCard:
 
 
 @dataclass(frozen=True, slots=True)
+class Problem:
+    text: str
+    # Of a period that may be waived.
+    period_id: int | None = None
+    waive_form: WaiveForm | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class InvoiceListPage:
     rows: list[InvoiceRow]
     # None: there was none.
@@ -98,7 +105,7 @@ class InvoiceListPage:
     customers: list[str]
     is_filtered: bool
     # What is wrong with the filters, and periods that could not be invoiced.
-    problems: list[str]
+    problems: list[Problem]
     # Of an empty list: when the first invoice comes; empty: nobody is subscribed.
     first_comes: str
     # Whether there may be anything to invoice.
@@ -130,11 +137,11 @@ def get_invoice_list(request: HttpRequest, caller: Caller) -> InvoiceListPage:
         customer=named["customer"],
         customers=suggest_customers(organization),
         is_filtered=bool(parameters),
-        problems=[problem] * bool(problem) + _list_problems(organization),
+        problems=[Problem(problem)] * bool(problem) + _list_problems(caller),
         first_comes=first_comes,
         can_run=bool(page.rows or parameters or first_comes),
-        next_url=f"{here}?{urlencode({**parameters, 'cursor': page.next_cursor})}" if page.next_cursor else "",
-        first_url=f"{here}?{urlencode(parameters)}" if cursor else "",
+        next_url=with_parameters(here, {**parameters, "cursor": page.next_cursor}) if page.next_cursor else "",
+        first_url=with_parameters(here, parameters) if cursor else "",
     )
 
 
@@ -170,10 +177,17 @@ def _last_run(organization: Organization) -> RunCard | None:
     )
 
 
-def _list_problems(organization: Organization) -> list[str]:
+def _list_problems(caller: Caller) -> list[Problem]:
     """Say of some periods why the last run could not invoice them; the next one tries again."""
-    periods = list_problems(organization=organization).order_by("pk")[:MAX_PROBLEMS]
-    return [f"{each.subscription.customer.external_id}, {_span_of(each)}: {each.problem}" for each in periods]
+    periods = list_problems(organization=caller.organization).order_by("pk")[:MAX_PROBLEMS]
+    return [_problem(each, can_write=caller.has(Scope.BILLING_WRITE)) for each in periods]
+
+
+def _problem(period: BillingPeriod, *, can_write: bool) -> Problem:
+    text = f"{period.subscription.customer.external_id}, {_span_of(period)}: {period.problem}"
+    if can_write and period.state == PeriodState.GRACE:
+        return Problem(text, period.pk, WaiveForm(auto_id=f"waive-{period.pk}-%s"))
+    return Problem(text)
 
 
 def _standing_note(invoice: Invoice, standing: Standing, now: datetime) -> str:

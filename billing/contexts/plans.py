@@ -10,10 +10,10 @@ from django.urls import reverse
 
 from accounts.access import Caller
 from accounts.domain import Scope
-from accounts.pages import text_parameter
+from accounts.pages import text_parameter, with_parameters
 from billing.contexts.preview import DEFAULT_PERCENT, FULL, PricePreview, get_price_preview
 from billing.contexts.words import price_text
-from billing.forms import PlanEditor
+from billing.forms.plans import PlanEditor
 from billing.models import Plan, PlanVersion, VersionState
 from billing.queries.charges import Charge, list_charges, list_charges_of
 from billing.queries.plans import find_current_version, get_version, list_current_versions, list_plans, list_versions
@@ -60,7 +60,7 @@ def get_plan_list(request: HttpRequest, caller: Caller) -> PlanListPage:
             for version in [current.get(plan.pk)]
         ],
         new_url=reverse("billing:new_plan", args=[organization_id]),
-        next_url=f"{here}?cursor={page.next_cursor}" if page.next_cursor else "",
+        next_url=with_parameters(here, {"cursor": page.next_cursor}) if page.next_cursor else "",
         first_url=here if cursor else "",
     )
 

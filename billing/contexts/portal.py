@@ -12,15 +12,16 @@ from django.http import HttpRequest
 from django.urls import reverse
 
 from accounts.models import Customer
-from accounts.pages import text_parameter
+from accounts.pages import text_parameter, with_parameters
 from billing.contexts.budgets import BudgetBar, budget_bar
 from billing.contexts.customers import SpendCard, period_text, spend_card, try_spend
+from billing.contexts.spend_days import find_cost_chart
 from billing.contexts.words import STATUS_BADGES
 from billing.documents.printed import PrintedInvoice, document_title, print_invoice
 from billing.domain.currencies import money_text
 from billing.domain.periods import BillingPeriod
-from billing.forms import BudgetForm
-from billing.models import Budget, Invoice, InvoiceState, Subscription, SubscriptionPhase
+from billing.forms.budgets import BudgetForm
+from billing.models import Budget, Invoice, InvoiceState, Subscription, SubscriptionPause, SubscriptionPhase
 from billing.portal import PortalVisitor
 from billing.queries.budgets import current_currency, find_budgets, get_standing
 from billing.queries.credits import list_balances
@@ -35,15 +36,15 @@ from billing.queries.invoices import (
 from billing.queries.profiles import get_profile
 from billing.queries.settings import get_settings
 from billing.queries.spend import Spend
-from billing.queries.subscriptions import list_of_customer, list_phases_of
+from billing.queries.subscriptions import current_phase, list_of_customer, list_pauses_of, list_phases_of, pause_from
 from billing.services.portal_links import PortalLink
 from common.api import take_page
 from common.errors import ApplicationError, NotFound
 from common.models import TenantQuerySet
 from metering.charts import Bucket, Chart, ChartLine, multi_line, stacked_bars
-from metering.contexts.words import ADDITIVE, bucket_tick, bucket_title, metric_name
+from metering.contexts.words import bucket_tick, bucket_title, metric_name
 from metering.domain import Granularity
-from metering.models import Metric
+from metering.models import ADDITIVE, Metric
 from metering.queries import get_series
 
 # Each costs a read of usage per metric.
@@ -143,11 +144,18 @@ def get_overview(customer: Customer, now: datetime) -> OverviewPage:
     subscriptions = list_of_customer(organization=customer.organization, customer=customer)
     shown = subscriptions[:MAX_SUBSCRIPTIONS]
     phases = list_phases_of(shown, organization=customer.organization)
+    pauses = list_pauses_of([subscription.pk for subscription in shown], organization=customer.organization)
     budgets = find_budgets(shown, organization=customer.organization)
     recent = _list_issued(customer).order_by("-pk")[:RECENT_INVOICES]
     return OverviewPage(
         subscriptions=[
-            _subscription(subscription, phases[subscription.pk], budgets.get(subscription.pk), now)
+            _subscription(
+                subscription,
+                phases[subscription.pk],
+                pause_from(pauses.get(subscription.pk, []), now),
+                budgets.get(subscription.pk),
+                now,
+            )
             for subscription in shown
         ],
         is_cut=len(subscriptions) > MAX_SUBSCRIPTIONS,
@@ -166,10 +174,14 @@ def get_overview(customer: Customer, now: datetime) -> OverviewPage:
 
 
 def _subscription(
-    subscription: Subscription, phases: list[SubscriptionPhase], budget: Budget | None, now: datetime
+    subscription: Subscription,
+    phases: list[SubscriptionPhase],
+    pause: SubscriptionPause | None,
+    budget: Budget | None,
+    now: datetime,
 ) -> PortalSubscription:
-    current = [phase for phase in phases if phase.starts_at <= max(now, subscription.starts_at)][-1]
-    zone, status = ZoneInfo(subscription.zone), subscription.status_at(now)
+    current = current_phase(phases, subscription, now)
+    zone, status = ZoneInfo(subscription.zone), subscription.status_at(now, pause)
     spend, problem = try_spend(subscription, now)
     is_over = status == "ended"
     return PortalSubscription(
@@ -212,7 +224,10 @@ def portal_budget_form(currency: str, *, budget: Budget | None = None, data: obj
 
 
 def _charts(subscription: Subscription, spend: Spend, now: datetime) -> Iterator[Chart]:
-    """Yield the usage of each priced metric by day, from the period's start up to now."""
+    """Yield the cost and the usage of each priced metric by day, from the period's start up to now."""
+    cost = find_cost_chart(subscription, now)
+    if cost is not None:
+        yield cost
     end = min(now, spend.period.end)
     start = max(spend.period.start, end - timedelta(days=MAX_DAYS))
     metrics = {line.charge.metric.pk: line.charge.metric for line in spend.lines if line.charge.metric is not None}
@@ -285,7 +300,7 @@ def get_invoice_list(request: HttpRequest, customer: Customer, now: datetime) ->
     here = reverse("billing:portal_invoices")
     return InvoiceListPage(
         rows=[_invoice_row(invoice, now) for invoice in page.rows],
-        next_url=f"{here}?cursor={page.next_cursor}" if page.next_cursor else "",
+        next_url=with_parameters(here, {"cursor": page.next_cursor}) if page.next_cursor else "",
         first_url=here if cursor else "",
     )
 

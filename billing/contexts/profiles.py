@@ -9,7 +9,7 @@ from django.urls import reverse
 from accounts.access import Caller
 from accounts.domain import Scope
 from accounts.models import Customer
-from billing.invoicing_forms import ProfileForm
+from billing.forms.profiles import ProfileForm
 from billing.models import BillingProfile
 from billing.queries.profiles import get_profile
 

@@ -9,7 +9,8 @@ from django.urls import reverse
 
 from accounts.access import Caller
 from accounts.domain import Scope
-from billing.invoicing_forms import BillingSettingsForm, TaxRateForm, percent_text
+from billing.contexts.words import percent_text
+from billing.forms.settings import BillingSettingsForm, TaxRateForm
 from billing.models import TaxRate
 from billing.queries.settings import get_settings
 from billing.queries.tax_rates import list_tax_rates

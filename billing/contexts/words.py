@@ -1,7 +1,8 @@
-"""Words for prices: what a price and a status read like on a page."""
+"""Words for people: what prices, percentages and days read like on a page."""
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 from billing.domain.currencies import money_text
@@ -12,6 +13,7 @@ from common.numbers import readable_text
 STATUS_BADGES = {
     "active": "is-success",
     "trial": "is-accent",
+    "paused": "is-warning",
     "scheduled": "",
     "canceling": "is-warning",
     "ended": "",
@@ -62,3 +64,13 @@ def _tier_text(tier: Tier, price: Price, *, is_only: bool) -> str:
 
 def filter_texts(charge: Charge) -> list[str]:
     return [f"{key}: {', '.join(values)}" for key, values in sorted(charge.filters.items())]
+
+
+def percent_text(percent: Decimal) -> str:
+    text = f"{percent.normalize():f}"
+    return f"{text}\u202f%"
+
+
+def last_day_of(expires_at: datetime) -> datetime:
+    """Return a time of the last day on which a period may end that is still paid."""
+    return expires_at - 2 * timedelta.resolution

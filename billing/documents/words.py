@@ -53,6 +53,8 @@ def stored_step_text(step: Mapping[str, Any], currency: str) -> StepText:
             return StepText(f"{name}{quantity}, as it is known now", amount)
         case "credit":
             return StepText(f"of line {step['line']}", amount)
+        case "credited":
+            return StepText(f"but {name} gave back", amount)
         case "billed":
             return StepText(f"less what {name} charged" if name else "less what was billed in the term", amount)
     return StepText(step_text(_read_step(step), currency), amount)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 
 from common.numbers import THIN_SPACE, exact_text
@@ -24,6 +25,14 @@ EXPONENTS: dict[str, int] = {
     for code in codes.split()
 }
 
+# Digits, in threes with spaces between or together, and decimals after a point or a comma.
+_AMOUNT = re.compile(r"([0-9]{1,20}|[0-9]{1,3}(?:[ \u00a0\u2009\u202f][0-9]{3}){1,6})(?:([.,])([0-9]{1,4}))?")
+MAX_MINOR = 2**63 - 1
+
+
+class NotAnAmount(ValueError):
+    """A text that is no amount of its currency; what it says is for people."""
+
 
 def major_text(minor: Decimal | int, currency: str) -> str:
     """Write an amount in the major unit, every digit kept: 1500 US cents are `15.00`, a tenth of one `0.001`."""
@@ -40,3 +49,20 @@ def money_text(minor: Decimal | int, currency: str) -> str:
     sign, digits = ("\u2212", whole[1:]) if whole.startswith("-") else ("", whole)
     grouped = f"{int(digits):,}".replace(",", THIN_SPACE)
     return f"{sign}{grouped}{point}{fraction}\u00a0{currency}"
+
+
+def parse_major(text: str, currency: str) -> int:
+    """Read an amount in the major unit as people write it: `49.90`, `1 234,5`. Return minor units, never below zero.
+
+    A mark with three digits behind it may group thousands: `1,000` is refused in every currency, and so is `1.000`
+    where it has fewer decimals. Raises `NotAnAmount`.
+    """
+    exponent = EXPONENTS[currency]
+    parts = _AMOUNT.fullmatch(text.strip())
+    if parts is not None:
+        whole, mark, fraction = parts[1], parts[2], parts[3] or ""
+        minor = int(re.sub(r"\s", "", whole) + fraction.ljust(exponent, "0"))
+        if len(fraction) <= exponent and not (mark == "," and len(fraction) == 3) and minor <= MAX_MINOR:
+            return minor
+    example = "1234." + "50".ljust(exponent, "0") if exponent else "1234"
+    raise NotAnAmount(f"“{text}” is no amount of {currency}. Write it like {example}, thousands together.")

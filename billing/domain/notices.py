@@ -11,3 +11,4 @@ class NoticeType(StrEnum):
     PAYMENT_UPDATED = "payment.updated"
     STRIPE_DRIFT = "stripe.drift"
     USAGE_MISMATCH = "usage.mismatch"
+    USAGE_UNBILLED = "usage.unbilled"

@@ -1,6 +1,6 @@
 """Reads of billing. Usage numbers come from `metering.queries`, money from `billing.domain.rating`."""
 
-from billing.queries.billed import find_billed_until
+from billing.queries.billed import find_billed_until, find_unbilled_from
 from billing.queries.included import find_included_quantity
 from billing.queries.plans import (
     find_current_version,
@@ -21,6 +21,7 @@ __all__ = [
     "find_current_version",
     "find_default_version",
     "find_included_quantity",
+    "find_unbilled_from",
     "get_current_spend",
     "get_period_spend",
     "get_plan",

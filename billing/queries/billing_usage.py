@@ -7,7 +7,7 @@ rating's, and which prices hold when is `billing.queries.terms`'.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import reduce
 
@@ -17,13 +17,15 @@ from billing.domain.prices import PriceModel
 from billing.models import PlanVersion
 from billing.queries.charges import Charge
 from billing.queries.spend import Spend, SpendLine, get_spend
-from billing.queries.terms import PeriodTerms, list_terms_of_month
+from billing.queries.terms import PeriodTerms, list_terms_at, list_terms_of_month
 from common.errors import Conflict, NotFound
-from metering.domain import EXACT
+from metering import queries
+from metering.domain import EXACT, local_date
 from metering.models import Metric
 
 # What the requests of a gateway's customers are metered in (`metering.catalogs.api_gateway`).
 UNITS_METRIC = "api_units"
+CURRENT, LAST = "current", "last"
 ZERO = Decimal(0)
 
 
@@ -122,6 +124,27 @@ class BillingUsage:
 def unit_rate(charge: Charge) -> Decimal | None:
     """Return what one more unit beyond the included ones costs, where that is always the same."""
     return charge.price.amount if charge.price.model == PriceModel.PER_UNIT else None
+
+
+def find_month(name: str, *, customer: Customer, metric: Metric, now: datetime) -> tuple[int, int]:
+    """Return year and month of `2025-01`, `current` or `last`.
+
+    The current one is that in which the running period begins, of several that price the metric the latest, and where
+    none runs the calendar's; the last one is the month before.
+    """
+    if name not in (CURRENT, LAST):
+        year, month = name.split("-")
+        return int(year), int(month)
+    zone = queries.usage_zone(organization=customer.organization, customer=customer)
+    begun = [
+        local_date(terms.period.start, terms.subscription.cycle.zone if terms.subscription else zone)
+        for terms in list_terms_at(customer=customer, metric=metric, at=now)
+        if terms.charges
+    ]
+    day = max(begun, default=local_date(now, zone))
+    if name == LAST:
+        day = day.replace(day=1) - timedelta(days=1)
+    return day.year, day.month
 
 
 def get_billing_usage(

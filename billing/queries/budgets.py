@@ -15,7 +15,7 @@ from billing.domain.budgets import percent_used
 from billing.domain.periods import BillingPeriod
 from billing.models import Budget, BudgetCrossing, Subscription, SubscriptionPhase
 from billing.queries.spend import Spend
-from billing.queries.subscriptions import list_phases
+from billing.queries.subscriptions import current_phase, list_phases
 from common.errors import NotFound
 
 
@@ -75,8 +75,7 @@ def current_currency(
     `phases` are the subscription's, where they have been read already.
     """
     phases = list_phases(subscription) if phases is None else phases
-    began = [phase for phase in phases if phase.starts_at <= max(now, subscription.starts_at)]
-    currency: str = began[-1].version.currency
+    currency: str = current_phase(phases, subscription, now).version.currency
     return currency
 
 

@@ -11,10 +11,8 @@ from billing.domain.allocation import PriceFilters
 from billing.domain.prices import Price
 from billing.models import PlanVersion
 from billing.models import Price as PriceRow
-from metering.models import Aggregation, Metric
+from metering.models import Metric
 
-# Whose values over parts of the usage add up to the value over all of it.
-ADDITIVE = frozenset({Aggregation.COUNT, Aggregation.SUM})
 # The quantity of a fee without a metric: it is charged once.
 ONCE = Decimal(1)
 

@@ -7,10 +7,7 @@ from collections.abc import Collection
 
 from accounts.models import Organization
 from billing.models import Commitment, Subscription
-from common.errors import NotFound
 from common.models import TenantQuerySet
-
-MAX_ID = 2**63 - 1
 
 
 def list_commitments(*, subscription: Subscription) -> TenantQuerySet:
@@ -20,12 +17,8 @@ def list_commitments(*, subscription: Subscription) -> TenantQuerySet:
 
 def get_commitment(*, subscription: Subscription, commitment_id: int) -> Commitment:
     """Return the commitment. Raises `NotFound`, for one of another subscription like for an absent one."""
-    found: Commitment | None = None
-    if commitment_id <= MAX_ID:
-        found = list_commitments(subscription=subscription).filter(pk=commitment_id).first()
-    if found is None:
-        raise NotFound("The subscription has no such commitment.")
-    return found
+    rows = list_commitments(subscription=subscription)
+    return rows.get_by_id(commitment_id, "The subscription has no such commitment.")
 
 
 def list_commitments_of(

@@ -98,6 +98,8 @@ class MetricChanges:
 class AdjustmentExplanation:
     # By invoice's number, what was charged of the period before.
     billed: list[tuple[str, Decimal]]
+    # By credit note's number, what was given back of that, where it is counted: a difference below nothing.
+    credited: list[tuple[str, Decimal]]
     # None: nothing stood on an invoice any more.
     former_known_at: datetime | None
     prices: list[PriceChange]

@@ -10,9 +10,9 @@ from functools import reduce
 from zoneinfo import ZoneInfo
 
 from billing.domain.allocation import find_place, matches
-from billing.queries.charges import ADDITIVE, ONCE, Charge
+from billing.queries.charges import ONCE, Charge
 from metering.domain import EXACT, local_date
-from metering.models import Aggregation, Metric
+from metering.models import ADDITIVE, Aggregation, Metric
 from metering.queries import CountedEvent
 
 ZERO = Decimal(0)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from accounts.models import Organization
 from billing.models import BillingPeriod, InvoiceRun
-from common.errors import NotFound
 from common.models import TenantQuerySet
-
-MAX_ID = 2**63 - 1
 
 
 def list_runs(*, organization: Organization) -> TenantQuerySet:
@@ -21,15 +18,16 @@ def find_latest_run(*, organization: Organization) -> InvoiceRun | None:
 
 def get_run(*, organization: Organization, run_id: int) -> InvoiceRun:
     """Return the run. Raises `NotFound`, for a foreign id like for an absent one."""
-    found: InvoiceRun | None = None
-    if run_id <= MAX_ID:
-        found = list_runs(organization=organization).filter(pk=run_id).first()
-    if found is None:
-        raise NotFound("There is no such invoice run.")
-    return found
+    return list_runs(organization=organization).get_by_id(run_id, "There is no such invoice run.")
 
 
 def list_problems(*, organization: Organization) -> TenantQuerySet:
     """Return the periods that could not be invoiced the last time, which say why."""
     rows = BillingPeriod.objects.for_organization(organization).exclude(problem="")
     return rows.select_related("subscription__customer")
+
+
+def get_period(*, organization: Organization, period_id: int) -> BillingPeriod:
+    """Return a billing period, with its customer. Raises `NotFound`, for a foreign id like for an absent one."""
+    rows = BillingPeriod.objects.for_organization(organization).select_related("subscription__customer")
+    return rows.get_by_id(period_id, "There is no such billing period.")

@@ -12,16 +12,18 @@ from datetime import datetime
 from decimal import Decimal
 
 from accounts.models import Organization
-from billing.domain.allocation import Allocation, Group, allocate
-from billing.queries.charges import ADDITIVE, ONCE, Charge, by_metric
+from billing.domain.allocation import Allocation, Group, allocate, find_place
+from billing.queries.charges import ONCE, Charge, by_metric
 from billing.queries.terms import PeriodTerms, SegmentTerms
 from metering import queries
-from metering.domain import Cutoff
-from metering.models import Metric
+from metering.domain import EXACT, Cutoff
+from metering.models import ADDITIVE, Metric
 
 ZERO = Decimal(0)
 # The groups of a metric with their values.
 Groups = list[tuple[dict[str, str | None], Decimal]]
+# The same with a value for each time up to which it is read.
+RunningGroups = list[tuple[dict[str, str | None], list[Decimal]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,42 @@ def _read_segment(
         )
 
     return {customer_id: share(customer_id) for customer_id in customer_ids}
+
+
+def read_running_quantities(
+    segment: SegmentTerms, edges: Sequence[datetime], *, organization: Organization, customer_id: int
+) -> list[list[Decimal]]:
+    """Read how much each charge is about from the segment's start, the first edge, up to each later one.
+
+    As many reads as `read_quantities` takes for the segment, and at its end the same. Raises metering's `RangeNotKept`.
+    """
+
+    def read(metric: Metric, keys: Sequence[str], charge: Charge | None = None) -> RunningGroups:
+        return queries.list_running_groups(
+            organization=organization,
+            metric=metric,
+            edges=edges,
+            group_by=keys,
+            customer_id=customer_id,
+            filters=None if charge is None else charge.filters,
+        )
+
+    nothing = [ZERO] * (len(edges) - 1)
+    quantities = [[ONCE] * len(nothing) for _ in segment.charges]
+    for metric, places in by_metric(segment.charges):
+        for place in places:
+            quantities[place] = nothing
+        if metric.aggregation in ADDITIVE:
+            filters = [segment.charges[place].filters for place in places]
+            for group, values in read(metric, grouping_keys(segment.charges, places)):
+                chosen = find_place(filters, group)
+                if chosen is not None:
+                    quantities[places[chosen]] = list(map(EXACT.add, quantities[places[chosen]], values))
+        else:
+            for place in places:
+                for _, values in read(metric, (), segment.charges[place]):
+                    quantities[place] = values
+    return quantities
 
 
 def grouping_keys(charges: Sequence[Charge], places: Sequence[int]) -> list[str]:

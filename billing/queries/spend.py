@@ -16,12 +16,12 @@ from accounts.models import Customer, Organization
 from billing.domain.periods import BillingPeriod
 from billing.domain.rating import RatedLine, rate
 from billing.models import PlanVersion, Subscription
-from billing.queries.charges import ADDITIVE, Charge
+from billing.queries.charges import Charge
 from billing.queries.quantities import Unpriced, read_quantities
 from billing.queries.subscriptions import nearest_period
 from billing.queries.terms import PeriodTerms, SegmentTerms, list_period_terms, whole_terms
 from metering.domain import EXACT, Cutoff, Span, project
-from metering.models import Aggregation, Metric
+from metering.models import ADDITIVE, Aggregation, Metric
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,8 @@ from datetime import datetime
 from accounts.models import Customer, Organization
 from billing.domain.periods import BillingPeriod, period_at
 from billing.models import PlanVersion, Subscription, SubscriptionPause, SubscriptionPhase
-from common.errors import Conflict, NotFound
+from common.errors import Conflict
 from common.models import TenantQuerySet
-
-MAX_ID = 2**63 - 1
 
 
 class NeverCharged(Conflict):
@@ -35,13 +33,9 @@ def get_subscription(
 
     `customer_id` is the one whose a bound key may see; None: anybody's.
     """
-    found: Subscription | None = None
-    if subscription_id <= MAX_ID:
-        rows = list_subscriptions(organization=organization).filter(pk=subscription_id)
-        found = (rows if customer_id is None else rows.filter(customer_id=customer_id)).first()
-    if found is None:
-        raise NotFound("There is no such subscription.")
-    return found
+    rows = list_subscriptions(organization=organization)
+    rows = rows if customer_id is None else rows.filter(customer_id=customer_id)
+    return rows.get_by_id(subscription_id, "There is no such subscription.")
 
 
 def list_of_customer(*, organization: Organization, customer: Customer) -> list[Subscription]:
@@ -84,6 +78,20 @@ def find_pause(subscription: Subscription, now: datetime) -> SubscriptionPause |
 
 def pause_from(pauses: Sequence[SubscriptionPause], now: datetime) -> SubscriptionPause | None:
     return next((pause for pause in pauses if pause.ends_at is None or pause.ends_at > now), None)
+
+
+def current_phase(phases: Sequence[SubscriptionPhase], subscription: Subscription, now: datetime) -> SubscriptionPhase:
+    """Return the phase that holds now, of the subscription's in order; of one that is to come, the first one's."""
+    at = max(now, subscription.starts_at)
+    return next(phase for phase in reversed(phases) if phase.starts_at <= at)
+
+
+def next_phase(
+    phases: Sequence[SubscriptionPhase], subscription: Subscription, now: datetime
+) -> SubscriptionPhase | None:
+    """Return the phase that follows the one that holds now."""
+    current = current_phase(phases, subscription, now)
+    return next((phase for phase in phases if phase.starts_at > current.starts_at), None)
 
 
 def version_of_period(

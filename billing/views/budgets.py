@@ -12,7 +12,7 @@ from django.views.decorators.http import require_POST
 from accounts.access import Caller
 from accounts.domain import Scope
 from accounts.pages import organization_page
-from billing.forms import BudgetForm
+from billing.forms.budgets import BudgetForm
 from billing.queries.budgets import current_currency
 from billing.queries.subscriptions import get_subscription
 from billing.services import budgets as services

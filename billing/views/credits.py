@@ -12,14 +12,15 @@ from accounts.access import Caller
 from accounts.domain import Scope
 from accounts.models import Customer
 from accounts.pages import add_errors, organization_page
+from accounts.queries import get_customer_by_id
 from billing.contexts.credits import make_grant_form
-from billing.invoicing_forms import GrantForm
+from billing.forms.credits import GrantForm
 from billing.models import GrantKind
 from billing.queries.credits import get_grant
 from billing.services.credits import grant_credits
 from billing.services.credits import void_grant as take_back
 from billing.services.subscriptions import KeyReused
-from billing.views.customers import get_shown_customer, render_customer_billing
+from billing.views.customers import render_customer_billing
 from common.errors import ApplicationError
 from metering.queries import usage_zone
 
@@ -31,7 +32,7 @@ FIELDS = {"effective_at": "first_day", "expires_at": "last_day", "amount_minor":
 @organization_page
 def grant_credit(request: HttpRequest, caller: Caller, customer_id: int) -> HttpResponse:
     caller.require(Scope.BILLING_WRITE)
-    customer = get_shown_customer(caller, customer_id)
+    customer = get_customer_by_id(caller, customer_id)
     form = make_grant_form(caller, customer, request.POST.dict())
     if form.is_valid() and _grant(caller, customer, form):
         messages.success(request, "The credit is granted.")

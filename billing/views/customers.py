@@ -8,26 +8,25 @@ from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.utils import timezone
-from django.views.decorators.http import require_http_methods, require_POST
+from django.views.decorators.http import require_POST
 
 from accounts.access import Caller
 from accounts.domain import Scope
 from accounts.models import Customer
-from accounts.pages import add_errors, organization_page, render_page
-from accounts.queries import list_customers
+from accounts.pages import add_errors, organization_page, read_or_post, render_page
+from accounts.queries import get_customer_by_id
 from billing.contexts.customers import get_customer_billing, list_offered_plans
-from billing.forms import CancelForm, ChangePlanForm, SubscribeForm
-from billing.invoicing_forms import GrantForm, ProfileForm
+from billing.forms.credits import GrantForm
+from billing.forms.profiles import ProfileForm
+from billing.forms.subscriptions import CancelForm, ChangePlanForm, SubscribeForm
 from billing.models import Plan, Subscription
 from billing.queries.plans import get_plan
 from billing.queries.subscriptions import get_subscription
 from billing.services import subscriptions as subscription_services
 from billing.services.subscriptions import SubscriptionDefinition, When
-from common.errors import ApplicationError, Conflict, InvalidInput, NotFound
+from common.errors import ApplicationError, Conflict, InvalidInput
 from metering.domain import local_midnight
 from metering.queries import usage_zone
-
-read_or_post = require_http_methods(["GET", "HEAD", "POST"])
 
 
 @read_or_post
@@ -35,7 +34,7 @@ read_or_post = require_http_methods(["GET", "HEAD", "POST"])
 def customer_billing(request: HttpRequest, caller: Caller, customer_id: int) -> HttpResponse:
     """The customer's subscriptions; a POST makes another one."""
     caller.require(Scope.BILLING_READ)
-    customer, form = get_shown_customer(caller, customer_id), None
+    customer, form = get_customer_by_id(caller, customer_id), None
     if request.method == "POST":
         caller.require(Scope.BILLING_WRITE)
         form = SubscribeForm(request.POST, plans=list_offered_plans(caller))
@@ -152,13 +151,6 @@ def _start_of(caller: Caller, customer: Customer, day: date | None) -> datetime 
     if not 1970 < day.year < 9000:
         raise InvalidInput.of("start", "A day of this or the last century.", "out_of_range")
     return local_midnight(day, usage_zone(organization=caller.organization, customer=customer))
-
-
-def get_shown_customer(caller: Caller, customer_id: int) -> Customer:
-    found: Customer | None = list_customers(caller).filter(pk=customer_id).first()
-    if found is None:
-        raise NotFound("There is no such customer.")
-    return found
 
 
 def _subscription(caller: Caller, subscription_id: int) -> Subscription:

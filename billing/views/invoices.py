@@ -14,13 +14,14 @@ from accounts.domain import Scope
 from accounts.pages import organization_page, render_page
 from billing.contexts.invoices import get_invoice_list, get_invoice_page
 from billing.documents.files import answer_csv, answer_pdf
-from billing.invoice_forms import CreditForm, PaidForm, VoidForm
+from billing.forms.invoices import CreditForm, PaidForm, VoidForm, WaiveForm
 from billing.models import Invoice
 from billing.queries import invoices as queries
-from billing.services import corrections
+from billing.services import corrections, periods
 from billing.services.invoice_runs import request_run
 from billing.services.invoicing import finalise_invoice as finalise
-from common.errors import ApplicationError
+from billing.services.subscriptions import KeyReused
+from common.errors import ApplicationError, Conflict
 
 
 @require_safe
@@ -38,6 +39,29 @@ def run_invoices(request: HttpRequest, caller: Caller) -> HttpResponse:
     caller.require(Scope.BILLING_WRITE)
     request_run(organization=caller.organization, actor=caller.actor, now=timezone.now())
     messages.success(request, "The run has begun; this page says how far it is.")
+    return redirect("billing:invoice_list", caller.organization.pk)
+
+
+@require_POST
+@organization_page
+def waive_period(request: HttpRequest, caller: Caller, period_id: int) -> HttpResponse:
+    caller.require(Scope.BILLING_WRITE)
+    form = WaiveForm(request.POST)
+    if form.is_valid():
+        try:
+            periods.waive_period(
+                organization=caller.organization,
+                period_id=period_id,
+                reason=form.cleaned_data["reason"],
+                actor=caller.actor,
+                now=timezone.now(),
+            )
+        except Conflict as error:
+            messages.error(request, error.message)
+        else:
+            messages.success(request, "The billing period is waived; the next run goes on with those after it.")
+    else:
+        messages.error(request, "Say why it is waived.")
     return redirect("billing:invoice_list", caller.organization.pk)
 
 
@@ -116,9 +140,13 @@ def credit_invoice(request: HttpRequest, caller: Caller, invoice_id: int) -> Htt
             invoice=found,
             amounts=form.amounts(),
             reason=form.cleaned_data["reason"],
+            idempotency_key=form.cleaned_data["idempotency_key"],
             actor=caller.actor,
             now=now,
-        )
+        ).note
+    except KeyReused:
+        messages.error(request, "This form was sent before, with something else. Fill it in anew.")
+        return _to_invoice(found)
     except ApplicationError as error:
         messages.error(request, error.message)
         return _to_invoice(found)

@@ -6,14 +6,14 @@ from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.utils import timezone
-from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from django.views.decorators.http import require_POST, require_safe
 
 from accounts.access import Caller
 from accounts.domain import Scope
-from accounts.pages import organization_page, render_page
+from accounts.pages import organization_page, read_or_post, render_page
 from billing.contexts.plans import get_plan_form_page, get_plan_list, get_plan_page, read_percent
 from billing.contexts.preview import PricePreview, get_price_preview
-from billing.forms import NewPlanForm, PlanEditor, VersionForm
+from billing.forms.plans import NewPlanForm, PlanEditor, VersionForm
 from billing.models import Plan, PlanVersion
 from billing.queries.charges import list_charges
 from billing.queries.plans import find_current_version, get_plan, get_version
@@ -21,8 +21,6 @@ from billing.services import plans as plan_services
 from common.errors import ApplicationError, InvalidInput
 from metering.models import Metric
 from metering.queries import list_active_metrics
-
-read_or_post = require_http_methods(["GET", "HEAD", "POST"])
 
 
 @require_safe

@@ -23,6 +23,7 @@ from django.views.decorators.http import require_POST, require_safe
 from accounts.access import Caller
 from accounts.domain import Scope
 from accounts.pages import organization_page, render_page
+from accounts.queries import get_customer_by_id
 from accounts.rate_limits import take_share
 from billing.contexts.portal import (
     get_invoice_list,
@@ -40,7 +41,6 @@ from billing.queries.budgets import current_currency, find_budget
 from billing.queries.subscriptions import get_subscription
 from billing.services.budgets import remove_budget, set_budget
 from billing.services.portal_links import create_portal_link
-from billing.views.customers import get_shown_customer
 from common.errors import ApplicationError, TooManyRequests
 from metering.queries import usage_zone
 
@@ -207,7 +207,7 @@ def _limit_rate(visitor: PortalVisitor) -> None:
 def create_link(request: HttpRequest, caller: Caller, customer_id: int) -> HttpResponseBase:
     """Make a link and show it, once."""
     caller.require(Scope.BILLING_WRITE)
-    customer = get_shown_customer(caller, customer_id)
+    customer = get_customer_by_id(caller, customer_id)
     customer.organization = caller.organization
     link = create_portal_link(customer=customer, actor=caller.actor, now=timezone.now())
     page = get_portal_link_page(customer, link)

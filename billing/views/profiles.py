@@ -10,10 +10,11 @@ from django.views.decorators.http import require_POST
 from accounts.access import Caller
 from accounts.domain import Scope
 from accounts.pages import add_errors, organization_page
-from billing.invoicing_forms import ProfileForm
+from accounts.queries import get_customer_by_id
+from billing.forms.profiles import ProfileForm
 from billing.queries.profiles import get_profile
 from billing.services.profiles import ProfileDefinition, replace_profile
-from billing.views.customers import get_shown_customer, render_customer_billing
+from billing.views.customers import render_customer_billing
 from common.errors import ApplicationError
 
 
@@ -21,7 +22,7 @@ from common.errors import ApplicationError
 @organization_page
 def save_profile(request: HttpRequest, caller: Caller, customer_id: int) -> HttpResponse:
     caller.require(Scope.BILLING_WRITE)
-    customer = get_shown_customer(caller, customer_id)
+    customer = get_customer_by_id(caller, customer_id)
     customer.organization = caller.organization
     form = ProfileForm(request.POST, instance=get_profile(customer=customer))
     if form.is_valid():

@@ -6,13 +6,13 @@ from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.utils import timezone
-from django.views.decorators.http import require_http_methods, require_POST
+from django.views.decorators.http import require_POST
 
 from accounts.access import Caller
 from accounts.domain import Scope
-from accounts.pages import add_errors, organization_page, render_page
+from accounts.pages import add_errors, organization_page, read_or_post, render_page
 from billing.contexts.settings import get_billing_settings_page, list_shown_rates
-from billing.invoicing_forms import BillingSettingsForm, TaxRateForm
+from billing.forms.settings import BillingSettingsForm, TaxRateForm
 from billing.queries.settings import get_settings
 from billing.queries.tax_rates import get_tax_rate
 from billing.services.settings import update_settings
@@ -20,7 +20,7 @@ from billing.services.tax_rates import TaxRateDefinition, archive_tax_rate, crea
 from common.errors import ApplicationError
 
 
-@require_http_methods(["GET", "HEAD", "POST"])
+@read_or_post
 @organization_page
 def billing_settings(request: HttpRequest, caller: Caller) -> HttpResponse:
     caller.require(Scope.BILLING_READ)

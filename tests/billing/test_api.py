@@ -66,6 +66,7 @@ SUBSCRIPTION_REFUSALS: list[tuple[dict[str, Any], int, list[str]]] = [
     ({"start": "9999-12-31T23:00:00-05:00"}, 422, ["start"]),
     ({"start": "2099-01-01T00:00:00Z"}, 422, ["start"]),
     ({"trial_days": 731}, 422, ["trial_days"]),
+    *(({"prorated": value}, 422, ["prorated"]) for value in ("yes", "true", 1)),
     ({"more": 1}, 422, ["more"]),
 ]
 
@@ -160,6 +161,14 @@ class TestSubscriptions:
         }  # fmt: skip
         changed = api.post(f"{url}/change-plan", {"plan": "max", "when": "now"})
         assert (changed["plan"], changed["scheduled_change"]) == ("max", None)
+
+        paused = api.post(f"{url}/pause", {})
+        assert (paused["status"], paused["pause"]["resumes_at"]) == ("paused", None)
+        assert paused == api.get(url) == api.get("/v1/subscriptions")["data"][0]
+        assert api.post(f"{url}/resume")["status"] == "active"
+        coming = api.post(f"{url}/pause", {"when": "period_end"})
+        assert (coming["status"], coming["pause"]["start"]) == ("active", made["current_period"]["end"])
+        assert api.post(f"{url}/resume")["pause"] is None
 
         canceled = api.post(f"{url}/cancel", {})
         assert (canceled["status"], canceled["ends_at"]) == ("canceling", made["current_period"]["end"])
@@ -294,7 +303,7 @@ class TestSpend:
         sold.plan("pro")
         made = sold.subscribe("acme", "pro")
 
-        for path in ("", "/spend"):
+        for path in ("", "/spend", "/spend/days"):
             assert outsider_client.get(f"/v1/subscriptions/{made.pk}{path}").status_code == 404
         assert api.refuse("GET", "/v1/subscriptions/99999999999999999999")[0] == 404
 

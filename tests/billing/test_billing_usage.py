@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -13,6 +13,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from accounts.models import Organization
+from billing.queries.billing_usage import find_month
 from metering.services.metrics import install_catalog
 from tests.api.conftest import Api
 from tests.billing.seller import Seller, written
@@ -20,6 +21,7 @@ from tests.billing.seller import Seller, written
 pytestmark = pytest.mark.django_db
 
 JANUARY = datetime(2025, 1, 1, tzinfo=UTC)
+DAY = timedelta(days=1)
 # As the page has it.
 EXAMPLE = """
 {
@@ -167,6 +169,47 @@ class TestEveryUsageIsInOneMonth:
         assert count() == before
 
 
+class TestMonthsNamedByTheTimeOfDay:
+    def test_without_a_month_it_is_the_one_in_which_the_running_period_begins(self, gateway: Seller, api: Api) -> None:
+        """The anchor is the day after tomorrow, so the period that runs began in another month than a calendar's."""
+        now = gateway.now
+        row = gateway.subscribe("usr", "pro", start=now - 70 * DAY, anchor_day=(now + 2 * DAY).day, zone="UTC")
+        request(gateway, "usr", 7, now - timedelta(seconds=5))
+        period = api.get(f"/v1/subscriptions/{row.pk}")["current_period"]["start"][:7]
+        month_before = f"{datetime.fromisoformat(f'{period}-01') - DAY:%Y-%m}"
+
+        running = ask(api, user="usr")
+
+        assert (running["period"], running["used_units"]) == (period, 7)
+        assert ask(api, user="usr", period="current") == ask(api, user="usr", period=period) == running
+        assert ask(api, user="usr", period="last") == ask(api, user="usr", period=month_before)
+        assert ask(api, user="usr", period="last")["period"] == month_before
+
+    def test_the_running_period_is_found_in_the_zone_of_its_subscription(self, gateway: Seller) -> None:
+        gateway.plan("fee", written("flat", 2))
+        gateway.plan("free", written("per_unit", 2, metric="api_units"), is_default=True)
+        gateway.subscribe("usr", "pro", start=datetime(2024, 12, 31, 15, tzinfo=UTC), zone="Asia/Tokyo")
+        gateway.subscribe("usr", "fee", start=JANUARY, anchor_day=1, zone="Pacific/Kiritimati")
+        gateway.customer("free", zone="Asia/Tokyo")
+
+        def month(user: str, name: str, hour: int) -> tuple[int, int]:
+            at, metric = datetime(2025, 3, 31, hour, tzinfo=UTC), gateway.metrics["api_units"]
+            return find_month(name, customer=gateway.customer(user), metric=metric, now=at)
+
+        # Tokyo's April begins at 15:00. It has begun at 14:00 on Kiritimati, but there only a fee is charged.
+        for user in ("usr", "free"):
+            assert [month(user, "current", hour) for hour in (14, 15)] == [(2025, 3), (2025, 4)]
+            assert [month(user, "last", hour) for hour in (14, 15)] == [(2025, 2), (2025, 3)]
+            assert month(user, "2024-12", 15) == (2024, 12)
+
+    def test_where_nothing_runs_it_is_the_calendar_month(self, gateway: Seller, api: Api) -> None:
+        gateway.customer("usr", zone="UTC")
+
+        assert api.refuse("GET", "/v1/billing/usage?user=usr")[:2] == (404, "no_subscription")
+        at, metric = datetime(2025, 1, 1, tzinfo=UTC), gateway.metrics["api_units"]
+        assert find_month("last", customer=gateway.customer("usr"), metric=metric, now=at) == (2024, 12)
+
+
 class TestWithoutSubscription:
     def test_default_plan_prices_the_calendar_month_of_the_users_zone(self, gateway: Seller, api: Api) -> None:
         price = written("per_unit", 2, metric="api_units")
@@ -236,10 +279,9 @@ class TestPricing:
         assert refusal[:2] == (404, "metric_not_priced")
 
 
-BAD_MONTHS = ("2025-13", "2025-1", "2025", "x", "1969-12", "")
+BAD_MONTHS = ("2025-13", "2025-1", "2025", "x", "1969-12", "", "Current", "next")
 REFUSALS: list[tuple[dict[str, str], int, list[str]]] = [
     ({"period": "2025-01"}, 422, ["user"]),
-    ({"user": "usr"}, 422, ["period"]),
     *(({"user": "usr", "period": text}, 422, ["period"]) for text in BAD_MONTHS),
     ({"user": "usr", "period": "2025-01", "more": "1"}, 422, ["more"]),
     ({"user": "nobody", "period": "2025-01"}, 404, []),
@@ -263,7 +305,9 @@ def test_bound_key_sees_its_customer_only(gateway: Seller, api_with: Callable[..
     assert bound.refuse("GET", "/v1/billing/usage?user=other&period=2025-01")[0] == 404
     assert [row["customer"] for row in bound.get("/v1/subscriptions")["data"]] == ["usr"]
     assert bound.get(f"/v1/subscriptions/{own.pk}/spend")["customer"] == "usr"
-    assert bound.refuse("GET", f"/v1/subscriptions/{other.pk}/spend")[0] == 404
+    assert bound.get(f"/v1/subscriptions/{own.pk}/spend/days")["subscription"] == str(own.pk)
+    for path in ("spend", "spend/days"):
+        assert bound.refuse("GET", f"/v1/subscriptions/{other.pk}/{path}")[0] == 404
     assert bound.refuse("GET", "/v1/plans")[:2] == (403, "bound_key")
     assert api_with("usage:read").refuse("GET", "/v1/billing/usage?user=usr&period=2025-01")[:2] == (
         403, "missing_scope"

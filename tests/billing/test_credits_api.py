@@ -253,8 +253,10 @@ class TestCommitments:
         assert bound.get(path)["data"] == [made]
         assert bound.refuse("DELETE", f"{path}/{made['id']}")[:2] == (403, "bound_key")
         assert api_with("admin", customer=live_seller.customer("bolt")).refuse("GET", path)[0] == 404
-        for method, each in (("GET", path), ("POST", path), ("DELETE", f"{path}/{made['id']}")):
-            assert Api(outsider_client).refuse(method, each, {"amount_minor": 1})[0] == 404
+        outsider = Api(outsider_client)
+        assert outsider.refuse("POST", path, {"amount_minor": 1})[0] == 404
+        for method, each in (("GET", path), ("DELETE", f"{path}/{made['id']}")):
+            assert outsider.refuse(method, each)[0] == 404
         assert api.refuse("DELETE", f"{path}/{2**70}")[0] == 404
         assert api.call("DELETE", f"{path}/{made['id']}").status_code == 204
         assert api.refuse("DELETE", f"{path}/{made['id']}")[0] == 404

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.domain.allocation import PriceFilters, allocate, do_overlap
-from billing.domain.currencies import EXPONENTS, major_text, money_text
+from billing.domain.currencies import EXPONENTS, NotAnAmount, major_text, money_text, parse_major
 
 
 @pytest.mark.parametrize(
@@ -90,6 +90,51 @@ def test_filtered_prices_partition_the_usage(
 def test_money_is_written_in_the_major_unit(minor: str, currency: str, major: str, shown: str) -> None:
     assert major_text(Decimal(minor), currency) == major
     assert money_text(Decimal(minor), currency) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "currency", "minor"),
+    [
+        ("250", "USD", 25000),
+        ("99.9", "USD", 9990),
+        ("0,50", "USD", 50),
+        (" 1 234.50 ", "USD", 123450),
+        ("1\u202f234\u00a0567,89", "EUR", 123456789),
+        ("1500", "JPY", 1500),
+        ("1.250", "KWD", 1250),
+        ("1,25", "KWD", 1250),
+        ("0", "USD", 0),
+        ("92233720368547758.07", "USD", 2**63 - 1),
+        # May be a thousand.
+        ("1,000", "USD", None),
+        ("1,000", "JPY", None),
+        ("1.000", "USD", None),
+        ("1.000", "JPY", None),
+        ("1,250", "KWD", None),
+        ("1,000.00", "USD", None),
+        ("1.000,00", "USD", None),
+        # No amount, or none that is kept.
+        ("92233720368547758.08", "USD", None),
+        ("9" * 400, "USD", None),
+        ("12 34", "USD", None),
+        ("1.999", "USD", None),
+        ("0.5", "JPY", None),
+        (".5", "USD", None),
+        ("5.", "USD", None),
+        ("-5", "USD", None),
+        ("1e3", "USD", None),
+        ("1_000", "USD", None),
+        ("NaN", "USD", None),
+        ("\u0665", "USD", None),
+        ("", "USD", None),
+    ],
+)
+def test_an_amount_is_read_as_people_write_it_and_never_guessed(text: str, currency: str, minor: int | None) -> None:
+    if minor is not None:
+        assert parse_major(text, currency) == minor
+        return
+    with pytest.raises(NotAnAmount, match=f"no amount of {currency}. Write it like 1234"):
+        parse_major(text, currency)
 
 
 def test_currencies_have_the_exponents_of_iso_4217() -> None:

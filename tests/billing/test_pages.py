@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -217,6 +218,8 @@ class TestCustomer:
             ("15 at 0.02\u00a0USD", "0.30\u00a0USD"),
         ]
         assert card.spend.projected
+        assert (card.chart.title, sum(card.chart.lines[0].values)) == ("Cost by day, USD", Decimal("49.30"))
+        assert card.chart.lines[0].values[0] == 49
 
         made = Subscription.objects.for_organization(shop.organization).get()
         browser.post(page_url(f"subscriptions/{made.pk}/change-plan"), {"plan": "max", "when": "period_end"})
@@ -224,9 +227,12 @@ class TestCustomer:
         browser.post(page_url(f"subscriptions/{made.pk}/change-plan"), {"plan": "max", "when": "now"})
         # What was used under the former plan stays charged, and of both fees a part.
         assert len(self.card(browser, url).spend.lines) == 3
+        browser.post(page_url(f"subscriptions/{made.pk}/pause"))
+        paused = self.card(browser, url)
+        assert (paused.status, paused.can_change, paused.pause[:13]) == ("paused", True, "Paused since ")
         browser.post(page_url(f"subscriptions/{made.pk}/cancel"), {"when": "now"})
         ended = self.card(browser, url)
-        assert (ended.status, ended.can_change) == ("ended", False)
+        assert (ended.status, ended.can_change, ended.chart) == ("ended", False, None)
 
     def test_refusals_stand_in_the_form(self, browser: Client, page_url: PageUrl, shop: Seller) -> None:
         shop.plan("pro")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -189,20 +190,24 @@ class TestPages:
         store_invoice(acme, "INV-7", FEE, USAGE)
         store_invoice(zen, "INV-8", FEE)
 
-        answer = visit.enter(acme.customer).get("/portal/")
+        visitor = visit.enter(acme.customer)
+        answer = visitor.get("/portal/")
 
         text, page = text_of(answer), page_of(answer)
         [mine] = page.subscriptions
         # 4900, and 301 at 2.
         assert mine.spend.total == "55.02\u00a0USD"
-        assert [chart.title for chart in mine.charts] == ["Calls by day, call"]
-        assert sum(mine.charts[0].lines[0].values) == 301
+        assert [chart.title for chart in mine.charts] == ["Cost by day, USD", "Calls by day, call"]
+        assert [sum(chart.lines[0].values) for chart in mine.charts] == [Decimal("55.02"), 301]
         assert [(each.currency, each.balance) for each in page.balances] == [("USD", "7.00\u00a0USD")]
         assert [row.number for row in page.invoices] == ["INV-7"]
         assert "Initech Ltd." in text
         assert "Meterbook" not in text
         for secret in ("zen-secret", "INV-8", "987", f"/o/{acme.organization_id}/"):
             assert secret not in text
+        api.post(f"/v1/subscriptions/{acme.pk}/pause", {})
+        [paused] = page_of(visitor.get("/portal/")).subscriptions
+        assert (mine.status, paused.status) == ("active", "paused")
 
     def test_invoices_are_those_that_were_issued_to_the_customer(
         self, acme: Subscription, zen: Subscription, visit: Visit

@@ -9,6 +9,7 @@ import pytest
 
 from accounts.models import AuditEntry
 from billing.domain.periods import BillingPeriod
+from billing.models import Subscription, SubscriptionPause
 from billing.queries.subscriptions import NeverCharged
 from billing.services.plans import PlanIsArchived, archive_plan
 from billing.services.subscriptions import (
@@ -203,6 +204,18 @@ class TestPause:
         )
 
         assert [seller.amounts(made, at=utc(2026, month, 2)) for month in (9, 10, 11)] == [[3000], [], [3000]]
+
+    def test_is_its_status_unless_it_has_not_begun_or_has_ended(self) -> None:
+        """Be it in a trial, or going to end; half-open, as every span."""
+        made = Subscription(starts_at=utc(2026, 11, 1), trial_ends_at=utc(2026, 11, 4), ends_at=utc(2026, 12, 1))
+        paused = SubscriptionPause(starts_at=utc(2026, 11, 2), ends_at=utc(2026, 11, 10))
+        lasting, tick = SubscriptionPause(starts_at=utc(2026, 10, 1)), timedelta(microseconds=1)
+
+        moments = [utc(2026, 11, 2) - tick, utc(2026, 11, 2), utc(2026, 11, 10) - tick, utc(2026, 11, 10)]
+        assert [made.status_at(at, paused) for at in moments] == ["canceling", "paused", "paused", "canceling"]
+        moments = [utc(2026, 11, 1) - tick, utc(2026, 11, 1), utc(2026, 12, 1)]
+        assert [made.status_at(at, lasting) for at in moments] == ["scheduled", "paused", "ended"]
+        assert made.status_at(utc(2026, 11, 2)) == "canceling"
 
 
 class TestEnd:

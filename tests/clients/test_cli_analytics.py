@@ -11,6 +11,7 @@ from decimal import Decimal
 from io import StringIO
 from typing import Any
 
+import httpx
 import pytest
 from meterbook import Client
 from meterbook.cli import run as run_here
@@ -21,6 +22,8 @@ from accounts.services import IssuedKey
 from metering.dialects.gateway.recording import decode_records
 from metering.dialects.gateway.services.recording import record_requests
 from metering.services.ingest import IngestLimits
+from metering.services.metrics import install_catalog
+from tests.billing.seller import Seller, written
 from tests.clients.web_server import WebServer
 
 TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -230,6 +233,56 @@ def _watch() -> Any:
     watch.status = 200
     watch.end()
     return watch
+
+
+class TestBilling:
+    def test_usage_is_of_the_running_period_unless_another_month_is_named(self, run: Run, org: Organization) -> None:
+        install_catalog(organization=org, name="api-gateway", actor="test")
+        seller = Seller(org, TODAY)
+        seller.plan("pro", written("per_unit", 2, metric="api_units"))
+        started = (TODAY.replace(day=1) - DAY).replace(day=1)
+        seller.subscribe("acme", "pro", start=started, zone="UTC")
+
+        def period_of(*options: str) -> str:
+            result = run("billing", "usage", "--user", "acme", "--json", *options)
+            assert (result.returncode, result.stderr) == (0, "")
+            return str(json.loads(result.stdout)["period"])
+
+        this_month, month_before = f"{TODAY:%Y-%m}", f"{started:%Y-%m}"
+        assert [period_of(*options) for options in ((), ("-p", "current"), ("-p", this_month))] == [this_month] * 3
+        assert [period_of("-p", month) for month in ("last", month_before)] == [month_before] * 2
+
+    @pytest.mark.parametrize(
+        ("part", "status", "told"),
+        [
+            ({}, 0, ""),
+            ({"is_complete": False, "states": {"rejected": 31}, "answers": {"rejected": 31}}, 0, ""),
+            ({"stopped_by": "The key was\nnot accepted."}, 1, "Not everything was sent: The key was not accepted."),
+            (
+                {"failures": [{"customer": name, "period": "2026-10", "message": "Not kept."} for name in "ab"]},
+                1,
+                "Of 2 periods the usage cannot be reported; the first is 2026-10 of a: Not kept.",
+            ),
+        ],
+        ids=["all well", "rejected", "stopped", "failures"],
+    )
+    def test_report_usage_ends_with_1_where_it_could_not_do_all(
+        self,
+        part: dict[str, Any],
+        status: int,
+        told: str,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        answer = {"is_complete": True, "planned": 1, "answers": {}, "stopped_by": "", "states": {}, "failures": []}
+        played = httpx.MockTransport(lambda request: httpx.Response(200, json=answer | part))
+        module = sys.modules["meterbook.cli.billing"]  # by that name the package has the command
+        monkeypatch.setattr(module, "open_client", lambda: Client("http://played", "k", transport=played))
+
+        ended = run_here(("billing", "report-usage"))
+
+        output, errors = capsys.readouterr()
+        assert (ended, json.loads(output), errors) == (status, answer | part, told and f"meterbook: {told}\n")
 
 
 class TestOthers:

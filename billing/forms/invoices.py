@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
 from typing import Any
+from uuid import uuid4
 
 from django import forms
 
-from billing.domain.currencies import EXPONENTS, major_text
+from billing.domain.currencies import major_text
 from billing.domain.invoices import InvoiceLineContent
+from billing.forms.amounts import AmountField, minor_of
 from billing.services.corrections import MAX_REASON_CHARACTERS, MAX_REFERENCE_CHARACTERS
-
-MAX_AMOUNT_CHARACTERS = 25
-MAX_MINOR = 2**63 - 1
-# A comma is the decimal one, unless it may as well group thousands: 1,000 is not taken for one.
-GROUPED = re.compile(r",\d{3}\s*\Z")
 
 
 class ReasonField(forms.CharField):
@@ -33,6 +28,10 @@ class VoidForm(forms.Form):
     )
 
 
+class WaiveForm(forms.Form):
+    reason = ReasonField()
+
+
 class PaidForm(forms.Form):
     reference = forms.CharField(
         label="Reference",
@@ -45,6 +44,8 @@ class CreditForm(forms.Form):
     """A reason, and for each line what is given back of it, in the major unit. Nowhere an amount: all that is left."""
 
     reason = ReasonField()
+    # So that a form that is sent twice credits once.
+    idempotency_key = forms.CharField(max_length=64, widget=forms.HiddenInput)
 
     def __init__(
         self,
@@ -54,42 +55,27 @@ class CreditForm(forms.Form):
         currency: str,
         auto_id: str = "credit_%s",
     ) -> None:
-        super().__init__(data, auto_id=auto_id)
+        super().__init__(data, auto_id=auto_id, initial={"idempotency_key": f"page:{uuid4()}"})
         self.currency = currency
         for position, line in enumerate(lines, start=1):
             if line.amount_minor > 0:
-                self.fields[f"line_{position}"] = forms.CharField(
-                    label=line.name,
-                    required=False,
-                    max_length=MAX_AMOUNT_CHARACTERS,
-                    widget=forms.TextInput(
-                        attrs={"inputmode": "decimal", "placeholder": major_text(line.amount_minor, currency)}
-                    ),
+                self.fields[f"line_{position}"] = AmountField(
+                    label=line.name, required=False, sample=major_text(line.amount_minor, currency)
                 )
 
     def clean(self) -> dict[str, Any]:
         for name, text in list(self.cleaned_data.items()):
             if name.startswith("line_") and text:
                 try:
-                    self.cleaned_data[name] = self._minor(text)
+                    self.cleaned_data[name] = minor_of(text, self.currency)
                 except forms.ValidationError as error:
                     self.add_error(name, error)
+                else:
+                    if not self.cleaned_data[name]:
+                        self.add_error(name, "Leave empty what is not given back.")
         return self.cleaned_data
 
     def amounts(self) -> dict[int, int] | None:
         """Return the minor units of each line that has some; None: everything. For a valid form."""
         given = {name: amount for name, amount in self.cleaned_data.items() if name.startswith("line_") and amount}
         return {int(name.removeprefix("line_")): amount for name, amount in given.items()} or None
-
-    def _minor(self, text: str) -> int:
-        if GROUPED.search(text):
-            raise forms.ValidationError(
-                f"“{text}” could be two amounts. Write it with a point, and thousands together."
-            )
-        try:
-            minor = Decimal(text.replace(",", ".")).scaleb(EXPONENTS[self.currency])
-        except ArithmeticError:
-            raise forms.ValidationError(f"“{text}” is no amount.") from None
-        if not minor.is_finite() or minor != minor.to_integral_value() or not 0 < minor <= MAX_MINOR:
-            raise forms.ValidationError(f"“{text}” is no whole amount of {self.currency}.")
-        return int(minor)

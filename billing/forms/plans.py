@@ -1,22 +1,18 @@
-"""Forms of the billing pages. What a plan may be is said once, in the API's shapes; the forms ask them."""
+"""Forms of plans. What a plan may be is said once, in the API's shapes; the forms ask them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from django import forms
 
 from billing.api import plan_serializers as shapes
-from billing.domain.currencies import EXPONENTS, major_text
+from billing.domain.currencies import EXPONENTS
 from billing.domain.prices import PriceModel
-from billing.models import Budget, Plan
 from billing.queries.charges import Charge
-from billing.services.budgets import MAX_EMAIL_CHARACTERS
 from billing.services.plans import MAX_PRICES, MAX_TRIAL_DAYS, VersionDefinition
-from billing.services.subscriptions import When
 from common.errors import ApplicationError
 from common.numbers import exact_text
 from metering.forms import filters_text, metric_choices, parse_filters
@@ -33,10 +29,7 @@ MODEL_CHOICES = [
     (PriceModel.PACKAGE, "Package: each one begun"),
     (PriceModel.PERCENT_OF_AMOUNT, "Percent of an amount"),
 ]
-# A body that is wrong in a tier, a filter or as a whole has its problem at the field that holds it.
 MAX_NUMBER_CHARACTERS = 80
-# Of an amount in a form; the service has the exact bound.
-MAX_AMOUNT_DIGITS = 30
 
 
 def parse_tiers(text: str) -> list[dict[str, Any]]:
@@ -199,7 +192,10 @@ class PlanEditor:
             self.add_problem(problem.field, problem.message)
 
     def add_problem(self, path: str, message: str) -> None:
-        """Show a problem at the field that a path like `prices[1].tiers[0].up_to` means."""
+        """Show a problem at the field that a path like `prices[1].tiers[0].up_to` means.
+
+        What is wrong in a tier or a filter is shown at the field that holds them all, and of a body as a whole above.
+        """
         place = re.match(r"prices\[(\d+)\]\.?([a-z_]*)", path)
         if place is None:
             name = path.partition(".")[0]
@@ -219,85 +215,3 @@ def _flat_errors(errors: Any, path: str = "") -> Iterator[tuple[str, str]]:
             yield from _flat_errors(inner, f"{path}[{place}]" if isinstance(inner, Mapping) else path)
     else:
         yield path, str(errors)
-
-
-class SubscribeForm(forms.Form):
-    plan = forms.ChoiceField()
-    start = forms.DateField(
-        required=False,
-        widget=forms.DateInput(attrs={"type": "date"}),
-        help_text="A day in the time zone of the customer; empty: now.",
-    )
-    anchor_day = forms.IntegerField(
-        label="Periods begin on day",
-        min_value=1,
-        max_value=31,
-        required=False,
-        help_text="1 to 31, in shorter months the last day; empty: the day it starts.",
-    )
-
-    def __init__(self, *args: Any, plans: Sequence[Plan], **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.fields["plan"].choices = plan_choices(plans)  # type: ignore[attr-defined]  # a ChoiceField
-
-
-class ChangePlanForm(forms.Form):
-    plan = forms.ChoiceField()
-    when = forms.ChoiceField(
-        choices=[
-            (When.PERIOD_END.value, "with the next period"),
-            (When.NOW.value, "now"),
-        ]
-    )
-
-    def __init__(self, *args: Any, plans: Sequence[Plan], **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.fields["plan"].choices = plan_choices(plans)  # type: ignore[attr-defined]  # a ChoiceField
-
-
-class CancelForm(forms.Form):
-    when = forms.ChoiceField(choices=[(when.value, when.value) for when in When])
-
-
-def plan_choices(plans: Sequence[Plan]) -> list[tuple[str, str]]:
-    return [(plan.code, plan.name) for plan in plans]
-
-
-# --- budgets --------------------------------------------------------------------------------------------------
-
-
-class BudgetForm(forms.Form):
-    """A budget as people write it: in the major unit, with its levels in one line."""
-
-    amount = forms.CharField(max_length=MAX_NUMBER_CHARACTERS, widget=forms.TextInput(attrs={"inputmode": "decimal"}))
-    levels = forms.CharField(label="Tell at, in %", max_length=100, initial="50, 80, 100")
-    email = forms.EmailField(label="Write to", required=False, max_length=MAX_EMAIL_CHARACTERS)
-
-    def __init__(self, *args: Any, currency: str, budget: Budget | None = None, **options: Any) -> None:
-        if budget is not None:
-            options["initial"] = {
-                "amount": major_text(budget.amount_minor, budget.currency),
-                "levels": ", ".join(map(str, budget.levels)),
-                "email": budget.email,
-            }
-        # Several are on one page.
-        options["auto_id"] = False
-        super().__init__(*args, **options)
-        self.currency = currency
-        self.fields["amount"].label = f"Budget, {currency}"
-
-    def clean_amount(self) -> int:
-        """Return minor units. Refuses a part of one."""
-        try:
-            minor = Decimal(self.cleaned_data["amount"].replace(" ", "")).scaleb(EXPONENTS[self.currency])
-        except InvalidOperation:
-            raise forms.ValidationError("Give an amount like 250 or 99.90.") from None
-        if not minor.is_finite() or minor.adjusted() > MAX_AMOUNT_DIGITS or minor != minor.to_integral_value():
-            raise forms.ValidationError("Give an amount of whole minor units, like 250 or 99.90.")
-        return int(minor)
-
-    def clean_levels(self) -> list[int]:
-        parts = self.cleaned_data["levels"].replace("%", " ").replace(",", " ").split()
-        if not all(part.isascii() and part.isdigit() for part in parts):
-            raise forms.ValidationError("Give percentages like 50, 80, 100.")
-        return [int(part) for part in parts]
