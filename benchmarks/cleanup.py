@@ -57,7 +57,7 @@ def measure_cleanup(
     gateway = replace(tenant, metric=requests, feed_id=list_feed_ids(requests)[0])
     # All of it older than a day, and known for as long.
     written = write_history(History(gateway, event_count, now - timedelta(days=2)))
-    with installation.running("web", "worker"):
+    with installation.running("web", "worker", "slow-worker"):
         full = send(
             Load(port=installation.port, api_key=tenant.api_key, batch_size=BATCH_EVENTS, seconds=FULL_SPEED_SECONDS)
         )

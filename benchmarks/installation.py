@@ -54,7 +54,7 @@ class Installation:
 
     @contextmanager
     def running(self, *names: str) -> Iterator[None]:
-        """Run some of our processes (`web`, `stream`, `worker`, `beat`, `forward`) for as long as the block lasts."""
+        """Run some of our processes (`web`, `worker`, … by their recipes' names) for as long as the block lasts."""
         with ExitStack() as stack:
             for name in names:
                 recipe = self._recipe(name)
@@ -76,6 +76,8 @@ class Installation:
                 return recipes.stream(self.plan, self.environment)
             case "worker":
                 return recipes.worker(self.plan, self.environment)
+            case "slow-worker":
+                return recipes.slow_worker(self.plan, self.environment)
             case "beat":
                 return recipes.beat(self.environment)
             case "forward":

@@ -37,6 +37,13 @@ from billing.services.stripe_invoices import retry_push
 from common.errors import ApplicationError
 
 
+class RetryAdmin(ReadOnlyAdmin):
+    """Shows rows, and lets those who may do anything have something done again; looking is not enough for that."""
+
+    def has_retry_permission(self, request: HttpRequest) -> bool:
+        return bool(request.user.is_superuser)
+
+
 @admin.register(Plan)
 class PlanAdmin(ReadOnlyAdmin):
     list_display = ("code", "organization", "name", "is_default", "created_at", "archived_at")
@@ -91,7 +98,7 @@ class StripeMeterAdmin(ReadOnlyAdmin):
 
 
 @admin.register(UsageReport)
-class UsageReportAdmin(ReadOnlyAdmin):
+class UsageReportAdmin(RetryAdmin):
     list_display = (
         "identifier",
         "organization",
@@ -108,7 +115,7 @@ class UsageReportAdmin(ReadOnlyAdmin):
     list_select_related = ("organization", "metric")
     actions = ("retry",)
 
-    @admin.action(description="Say again what was rejected")
+    @admin.action(permissions=["retry"], description="Say again what was rejected")
     def retry(self, request: HttpRequest, rows: QuerySet[UsageReport]) -> None:
         rejected = rows.filter(state=ReportState.REJECTED).select_related("organization", "subscription__customer")
         actor, now = _actor(request), timezone.now()
@@ -126,7 +133,7 @@ class StripeDriftAdmin(ReadOnlyAdmin):
 
 
 @admin.register(StripeInvoice)
-class StripeInvoiceAdmin(ReadOnlyAdmin):
+class StripeInvoiceAdmin(RetryAdmin):
     list_display = (
         "invoice",
         "organization",
@@ -143,7 +150,7 @@ class StripeInvoiceAdmin(ReadOnlyAdmin):
     list_select_related = ("organization", "invoice")
     actions = ("retry",)
 
-    @admin.action(description="Try again what was rejected")
+    @admin.action(permissions=["retry"], description="Try again what was rejected")
     def retry(self, request: HttpRequest, rows: QuerySet[StripeInvoice]) -> None:
         actor, now = _actor(request), timezone.now()
         _tell_retried(
@@ -155,14 +162,14 @@ class StripeInvoiceAdmin(ReadOnlyAdmin):
 
 
 @admin.register(StripeEvent)
-class StripeEventAdmin(ReadOnlyAdmin):
+class StripeEventAdmin(RetryAdmin):
     list_display = ("stripe_event_id", "type", "organization", "state", "attempts", "received_at", "error")
     list_filter = ("state",)
     search_fields = ("stripe_event_id", "type__startswith")
     list_select_related = ("organization",)
     actions = ("handle_again",)
 
-    @admin.action(description="Handle again what failed")
+    @admin.action(permissions=["retry"], description="Handle again what failed")
     def handle_again(self, request: HttpRequest, rows: QuerySet[StripeEvent]) -> None:
         states = [handle_event(event_id=row.pk, now=timezone.now()) for row in rows.filter(state=InboxState.FAILED)]
         done = sum(state == InboxState.DONE for state in states)

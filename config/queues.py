@@ -7,12 +7,14 @@ SLOW_QUEUE = "slow"
 # By their names, since who publishes a task often knows no more of it.
 SLOW_TASKS = (
     "billing.check_organization_usage",
+    "billing.handle_stripe_event",
     "billing.mail_invoices",
     "billing.push_invoices",
     "billing.push_organization_invoices",
     "billing.reconcile_organization",
     "billing.report_organization",
     "billing.send_usage_reports",
+    "billing.sweep_stripe_events",
     "billing.work_invoice_run",
     "gateway.clean_up_usage",
     "gateway.finish_cleanup",

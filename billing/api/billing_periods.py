@@ -15,7 +15,8 @@ from accounts.api.schema import page_of
 from accounts.domain import Scope
 from billing.models import BillingPeriod, PeriodState
 from billing.queries.invoice_runs import list_problems
-from billing.services.periods import MAX_REASON_CHARACTERS, waive_period
+from billing.services.periods import waive_period
+from billing.services.reasons import MAX_REASON_CHARACTERS
 from common.api import ListQuery, StrictSerializer, Text, take_page
 
 

@@ -20,7 +20,8 @@ from billing.domain.periods import BillingPeriod
 from billing.domain.taxes import TaxLine
 from billing.models import Invoice, InvoiceKind, InvoiceState, LineKind
 from billing.queries.invoices import Standing, read_tax, standing_of
-from billing.services.corrections import MAX_REASON_CHARACTERS, MAX_REFERENCE_CHARACTERS
+from billing.services.corrections import MAX_REFERENCE_CHARACTERS
+from billing.services.reasons import MAX_REASON_CHARACTERS
 from common.api import Flag, ListQuery, StrictSerializer, Text, WholeNumber
 from common.errors import FieldError, InvalidInput
 from metering.api.serializers import ExactText, QueryMoment

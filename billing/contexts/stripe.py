@@ -50,6 +50,8 @@ NO_KEY = "No Stripe key is set, so nothing is sent. The operator of this install
 MAX_DRIFTS = 100
 MAX_PREVIEWED = 200
 MAX_GAPS = 100
+# Whose usage is read for that when the page is shown; `stripe_doctor` looks at all.
+MAX_LOOKED_AT = 1_000
 
 STATE_CLASSES: Mapping[str, str] = {
     ReportState.DELIVERED: "is-success",
@@ -225,8 +227,8 @@ def _figures(caller: Caller) -> list[StateFigure]:
 def _list_gaps(caller: Caller) -> list[GapRow]:
     """Return whom nothing is reported of: first those who used something."""
     organization, now = caller.organization, timezone.now()
-    unnamed = list_unnamed_customers(organization=organization, now=now)
-    idle = list_idle_customers(organization=organization, now=now)
+    unnamed = list_unnamed_customers(organization=organization, now=now, looks_at=MAX_LOOKED_AT)
+    idle = list_idle_customers(organization=organization, now=now)[: MAX_GAPS + 1]
     return [
         *(GapRow(customer.external_id, "Used what is reported, and has no name at Stripe.") for customer in unnamed),
         *(GapRow(row.customer.external_id, f"Is {row.stripe_customer_id}, without a subscription.") for row in idle),

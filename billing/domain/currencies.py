@@ -27,6 +27,7 @@ EXPONENTS: dict[str, int] = {
 
 # Digits, in threes with spaces between or together, and decimals after a point or a comma.
 _AMOUNT = re.compile(r"([0-9]{1,20}|[0-9]{1,3}(?:[ \u00a0\u2009\u202f][0-9]{3}){1,6})(?:([.,])([0-9]{1,4}))?")
+# The largest amount that is stored.
 MAX_MINOR = 2**63 - 1
 
 

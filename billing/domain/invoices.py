@@ -11,8 +11,7 @@ from typing import Any
 from billing.domain.periods import BillingPeriod
 from billing.domain.taxes import TaxLine
 
-# The largest amount that is stored, and what a line's name may have.
-MAX_MINOR = 2**63 - 1
+# What a line's name may have.
 MAX_NAME_CHARACTERS = 300
 
 

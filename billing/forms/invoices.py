@@ -11,7 +11,8 @@ from django import forms
 from billing.domain.currencies import major_text
 from billing.domain.invoices import InvoiceLineContent
 from billing.forms.amounts import AmountField, minor_of
-from billing.services.corrections import MAX_REASON_CHARACTERS, MAX_REFERENCE_CHARACTERS
+from billing.services.corrections import MAX_REFERENCE_CHARACTERS
+from billing.services.reasons import MAX_REASON_CHARACTERS
 
 
 class ReasonField(forms.CharField):

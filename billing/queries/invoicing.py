@@ -15,7 +15,8 @@ from typing import Any
 
 from accounts.models import Organization
 from billing.domain.credits import apply_credits
-from billing.domain.invoices import MAX_MINOR, MAX_NAME_CHARACTERS, InvoiceContent, InvoiceLineContent
+from billing.domain.currencies import MAX_MINOR
+from billing.domain.invoices import MAX_NAME_CHARACTERS, InvoiceContent, InvoiceLineContent
 from billing.domain.rating import RatedLine, Step
 from billing.domain.taxes import Totals, applicable_rules, total_up
 from billing.models import (

@@ -111,16 +111,20 @@ def find_stripe_meter(*, organization: Organization, metric: Metric) -> StripeMe
     return found
 
 
-def list_unnamed_customers(*, organization: Organization, now: datetime) -> list[Customer]:
+def list_unnamed_customers(*, organization: Organization, now: datetime, looks_at: int | None = None) -> list[Customer]:
     """Return who used what is reported under a subscription of late and has no name at Stripe: nothing of it is told.
 
-    By name, of the days of which Stripe still takes usage. One read for each metric that has a meter.
+    By name, of the days of which Stripe still takes usage; `looks_at`: among so many at most. One read for each metric
+    that has a meter.
     """
+    meters = list(list_meters(organization=organization))
+    if not meters:
+        return []
     named = StripeCustomer.objects.for_organization(organization).values("customer")
-    unnamed = _list_subscribed(organization, now).exclude(pk__in=named)
-    candidates = {customer.pk: customer for customer in unnamed}
+    unnamed = _list_subscribed(organization, now).exclude(pk__in=named).order_by("external_id")
+    candidates = {customer.pk: customer for customer in unnamed[:looks_at]}
     found: dict[int, Customer] = {}
-    for meter in list_meters(organization=organization) if candidates else ():
+    for meter in meters if candidates else ():
         try:
             values = queries.list_customer_values(
                 organization=organization,
@@ -135,10 +139,10 @@ def list_unnamed_customers(*, organization: Organization, now: datetime) -> list
     return sorted(found.values(), key=lambda customer: customer.external_id)
 
 
-def list_idle_customers(*, organization: Organization, now: datetime) -> list[StripeCustomer]:
+def list_idle_customers(*, organization: Organization, now: datetime) -> TenantQuerySet:
     """Return the names at Stripe of which nothing is reported, because their customers have no subscription."""
     rows = list_stripe_customers(organization=organization)
-    return list(rows.exclude(customer__in=_list_subscribed(organization, now)).order_by("customer__external_id"))
+    return rows.exclude(customer__in=_list_subscribed(organization, now)).order_by("customer__external_id")
 
 
 def _list_subscribed(organization: Organization, now: datetime) -> TenantQuerySet:

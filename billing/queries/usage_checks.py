@@ -58,6 +58,8 @@ from metering.queries.reading import RangeNotKept
 # Reports go out every hour and are looked at again for as long: what came in the last hours may be on its way.
 REPORT_LAG = timedelta(hours=2)
 ZERO = Decimal(0)
+# So long after the time for adjustments is over, what still comes is told. Else the check would grow with history.
+LATE_IS_TOLD_FOR = timedelta(days=732)
 # Of the charges of a metric over all segments of a period, in order.
 Amounts = tuple[Decimal, ...]
 
@@ -98,10 +100,15 @@ def unbilled_quantity(row: UsageCheck, adjusted_since: datetime) -> Decimal | No
     return EXACT.subtract(row.rollups_quantity, row.invoiced_quantity)
 
 
-def list_checked_periods(*, organization: Organization, from_period_id: int = 0, limit: int) -> list[BillingPeriod]:
-    """Return the next periods to be compared, by their ids: billed and not waived."""
+def list_checked_periods(
+    *, organization: Organization, now: datetime, from_period_id: int = 0, limit: int
+) -> list[BillingPeriod]:
+    """Return the next periods to be compared, by their ids: billed, not waived, and not over for very long."""
     rows = BillingPeriod.objects.for_organization(organization).filter(
-        pk__gte=from_period_id, state=PeriodState.FINALISED, is_waived=False
+        pk__gte=from_period_id,
+        state=PeriodState.FINALISED,
+        is_waived=False,
+        ends_at__gte=adjusted_from(organization=organization, now=now) - LATE_IS_TOLD_FOR,
     )
     return list(rows.select_related("subscription__customer").order_by("pk")[:limit])
 

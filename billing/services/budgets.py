@@ -21,7 +21,7 @@ from django.db import transaction
 from accounts.models import Organization
 from accounts.services import record_audit
 from billing.domain.budgets import MAX_LEVEL, MAX_LEVELS, reached_levels
-from billing.domain.invoices import MAX_MINOR
+from billing.domain.currencies import MAX_MINOR
 from billing.domain.notices import NoticeType
 from billing.domain.periods import BillingPeriod, period_at
 from billing.models import Budget, BudgetCrossing, Subscription

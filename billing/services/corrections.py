@@ -23,13 +23,14 @@ from billing.models import BillingPeriod, Invoice, InvoiceKind, InvoiceLine, Inv
 from billing.models import Subscription as SubscriptionRow
 from billing.queries.invoices import NotFinalised
 from billing.queries.settings import get_settings
+from billing.queries.usage_checks import adjusted_from
 from billing.services.credits import carry_over, return_credits
 from billing.services.invoice_rows import invoice_notice, make_invoice, make_line, number_invoices
 from billing.services.notices import write_notices
+from billing.services.reasons import MAX_REASON_CHARACTERS, check_text
 from billing.services.subscriptions import KeyReused
 from common.errors import Conflict, InvalidInput
 
-MAX_REASON_CHARACTERS = 1000
 MAX_REFERENCE_CHARACTERS = 255
 
 
@@ -61,7 +62,7 @@ def void_invoice(*, invoice: Invoice, reason: str, is_reissued: bool, actor: str
     of other periods that stood on it come back on the next invoice in both cases. Raises `NotFinalised`, `AlreadyPaid`,
     `HasCreditNotes`, and `CreditSpent` where it gave credit that was used.
     """
-    _check_text("reason", reason, MAX_REASON_CHARACTERS)
+    check_text("reason", reason, MAX_REASON_CHARACTERS)
     locked = _lock(invoice)
     if locked.paid_at is not None:
         raise AlreadyPaid("The invoice is paid; issue a credit note instead.")
@@ -82,7 +83,11 @@ def _release_periods(invoice: Invoice, now: datetime, *, is_reissued: bool) -> N
     """Have all that the invoice billed or gave back of looked at again, and its own period billed again or never."""
     rows = BillingPeriod.objects.for_organization(invoice.organization_id)
     lines = InvoiceLine.objects.for_organization(invoice.organization_id).filter(invoice=invoice)
-    rows.filter(pk__in=lines.values("period")).update(billed_quantities=None)
+    told = rows.filter(pk__in=lines.values("period"))
+    if invoice.kind == InvoiceKind.CREDIT_NOTE:
+        # It counts in adjustments alone, and what came too late for those stays uncharged.
+        told = told.filter(ends_at__gte=adjusted_from(organization=invoice.organization, now=now))
+    told.update(billed_quantities=None)
     if invoice.kind == InvoiceKind.PERIOD:
         own = rows.filter(pk=invoice.period_id)
         if is_reissued:
@@ -110,7 +115,7 @@ def issue_credit_note(
     Repeating a request under its idempotency key answers with the same note, whatever became of it. Raises `KeyReused`
     for a key of another request.
     """
-    _check_text("reason", reason, MAX_REASON_CHARACTERS)
+    check_text("reason", reason, MAX_REASON_CHARACTERS)
     locked = _lock_row(invoice)
     digest = _digest(locked, amounts, reason)
     earlier = _find_earlier(locked, idempotency_key, digest)
@@ -313,11 +318,6 @@ def _lock_row(invoice: Invoice) -> Invoice:
 def _refuse_unfinal(invoice: Invoice) -> None:
     if invoice.state != InvoiceState.FINALISED:
         raise NotFinalised(f"The invoice is {'a draft' if invoice.state == InvoiceState.DRAFT else 'void'}.")
-
-
-def _check_text(field: str, text: str, limit: int) -> None:
-    if not text.strip() or len(text) > limit or "\x00" in text:
-        raise InvalidInput.of(field, f"Say why, in 1 to {limit} characters.", "reason_required")
 
 
 def _record(invoice: Invoice, action: str, actor: str, details: dict[str, Any]) -> None:

@@ -150,7 +150,7 @@ def finalise_leftovers(*, organization: Organization, subscription_ids: Sequence
     """Invoice what came to be known of subscriptions that have no period any more on whose invoice it could stand.
 
     What changed meanwhile is left for the next pass. What cannot be computed keeps nobody else from it: the last period
-    of that subscription says why. Raises `CutoffBusy`. Not inside a transaction.
+    of that subscription that is billed at all says why. Raises `CutoffBusy`. Not inside a transaction.
     """
     rows = BillingPeriod.objects.for_organization(organization)
     try:
@@ -164,8 +164,8 @@ def finalise_leftovers(*, organization: Organization, subscription_ids: Sequence
                 for half in halve(subscription_ids)
                 for invoice in finalise_leftovers(organization=organization, subscription_ids=half, now=now)
             ]
-        last = rows.filter(subscription__in=subscription_ids).latest("starts_at")
-        _note_problem(organization, last.pk, error)
+        billed = rows.filter(subscription__in=subscription_ids, is_waived=False)
+        _note_problem(organization, billed.latest("starts_at").pk, error)
         return []
     rows.filter(subscription__in=subscription_ids).exclude(problem="").update(problem="")
     return invoices

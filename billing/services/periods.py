@@ -16,11 +16,11 @@ from accounts.services import record_audit
 from billing.domain.periods import list_periods
 from billing.models import BillingPeriod, BillingSettings, Invoice, InvoiceState, PeriodState, Subscription
 from billing.queries.invoice_runs import get_period
-from common.errors import Conflict, InvalidInput
+from billing.services.reasons import MAX_REASON_CHARACTERS, check_text
+from common.errors import Conflict
 from common.models import TenantQuerySet
 from common.moments import rfc3339
 
-MAX_REASON_CHARACTERS = 1000
 # So many subscriptions at once are given the rows that they lack.
 CHUNK = 1_000
 
@@ -117,9 +117,7 @@ def waive_period(
 
     Raises `NotFound`, and `NotWaivable` for one that has no such problem or is final.
     """
-    if not reason.strip() or len(reason) > MAX_REASON_CHARACTERS or "\x00" in reason:
-        message = f"Say why, in 1 to {MAX_REASON_CHARACTERS} characters."
-        raise InvalidInput.of("reason", message, "reason_required")
+    check_text("reason", reason, MAX_REASON_CHARACTERS)
     found = get_period(organization=organization, period_id=period_id)
     # As runs do: who computes the period at this moment begins anew.
     subscriptions = Subscription.objects.for_organization(organization).filter(pk=found.subscription_id)

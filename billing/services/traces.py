@@ -62,7 +62,8 @@ def let_go(*, organization: Organization, customer: Customer, by: str, now: date
     entries.filter(action__startswith="stripe_customer.", target=customer.external_id).update(target=by, details={})
     reports = UsageReport.objects.for_organization(organization).filter(subscription__customer=customer)
     # With the error they quote what Stripe said, which may be the name.
-    entries.filter(action="usage_report.retried", target__in=reports.values("identifier")).update(details={})
+    decided = ("usage_report.retried", "usage_report.confirmed")
+    entries.filter(action__in=decided, target__in=reports.values("identifier")).update(details={})
     if not reports.filter(state__in=UNSETTLED).exists():
         _forget_names(reports)
     _forget_names(StripeInvoice.objects.for_organization(organization).filter(invoice__customer=customer, **SETTLED))

@@ -63,7 +63,7 @@ def check_usage(
     run = CheckRun()
     start = from_period_id
     while True:
-        periods = list_checked_periods(organization=organization, from_period_id=start, limit=CHUNK)
+        periods = list_checked_periods(organization=organization, now=now, from_period_id=start, limit=CHUNK)
         if not periods:
             return run
         if until is not None and clock() >= until:
@@ -71,7 +71,7 @@ def check_usage(
             return run
         with snapshot_at_cutoff(organization=organization) as cutoff:
             # Read anew: what was billed is of the same moment as what is compared with it.
-            periods = list_checked_periods(organization=organization, from_period_id=start, limit=CHUNK)
+            periods = list_checked_periods(organization=organization, now=now, from_period_id=start, limit=CHUNK)
             compared = list(compare_periods(periods, organization=organization, cutoff=cutoff, now=now))
         _record(organization, compared, now, run)
         _forget_settled(organization, periods, compared, now)
@@ -128,27 +128,33 @@ def _record(organization: Organization, compared: Sequence[Comparison], now: dat
         )
         write_notices([_notice(each, now) for each in (*begun, *_list_changed(compared, earlier))])
     for each in begun:
-        USAGE_MISMATCHES.inc()
-        logger.error(
-            "billed usage differs",
-            organization=organization.pk,
-            period=each.period.pk,
-            metric=each.metric.code,
-            **{name: _text(quantity) for name, quantity in _quantities(each).items()},
-        )
+        _log(each, organization)
     run.compared += len(compared)
     run.differing += sum(not each.agrees for each in compared)
     run.new_differing += len(begun)
 
 
+def _log(compared: Comparison, organization: Organization) -> None:
+    said = {"organization": organization.pk, "period": compared.period.pk, "metric": compared.metric.code}
+    said |= {name: _text(quantity) for name, quantity in _quantities(compared).items()}
+    if compared.is_adjusted:
+        USAGE_MISMATCHES.inc()
+        logger.error("billed usage differs", **said)
+    else:
+        logger.warning("usage came too late for any invoice", **said)
+
+
 def _list_changed(compared: Sequence[Comparison], earlier: Mapping[tuple[int, int], UsageCheck]) -> list[Comparison]:
-    """Return what came too late and is more, or less, than when it was told last."""
+    """Return what came too late and is more, or less, than when it was told last, or was told otherwise till now.
+
+    The events of a period are compared while it is adjusted, and no more after that.
+    """
     return [
         each
         for each in compared
         if not (each.is_adjusted or each.agrees)
         and (row := earlier.get((each.period.pk, each.metric.pk))) is not None
-        and row.rollups_quantity != each.rollups_quantity
+        and (row.rollups_quantity != each.rollups_quantity or row.events_quantity is not None)
     ]
 
 

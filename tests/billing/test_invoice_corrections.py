@@ -296,6 +296,21 @@ class TestCreditNote:
             assert rederive_invoice(invoice=invoice).agrees
         assert explain_line(invoice=september, position=2).adjustment.credited == [("CN-000001", 100)]
 
+    def test_voided_long_after_charges_nothing_that_came_too_late(self, seller: Seller) -> None:
+        seller.define("calls", "sum")
+        seller.plan("pro", written("per_unit", 1, metric="calls"))
+        seller.subscribe("acme", "pro", start=utc(2026, 7, 1))
+        send(seller, "in time", "acme", 100, utc(2026, 7, 2))
+        [july] = seller.run(utc(2026, 8, 3))
+        note = credit(july, {1: 100}, at=utc(2026, 8, 4))
+        send(seller, "late", "acme", 7, utc(2026, 7, 2))
+
+        # July is adjusted for 92 days, until 1 November.
+        void(note, at=utc(2026, 11, 2))
+
+        assert [seller.lines(invoice) for invoice in seller.run(utc(2026, 12, 3))[-4:]] == [[("usage", 0, 0)]] * 4
+        audit(seller.organization)
+
     def test_gives_back_no_more_than_the_whole_invoice_came_to(self, seller: Seller) -> None:
         seller.define("calls", "sum")
         seller.plan("pro", written("flat", 100), written("per_unit", 1, metric="calls"))

@@ -34,6 +34,7 @@ from billing.services.reporting import (
     send_reports,
 )
 from billing.services.stripe_pace import Pace, TokenBucket
+from billing.services.traces import let_go
 from metering.models import Horizon
 from tests.billing.reporter import Clock, Hooked, Killed, Reporter
 from tests.billing.seller import Seller
@@ -394,6 +395,12 @@ class TestSending:
         assert said.pk == acme.rows()[-1].pk
         with pytest.raises(NotLeftToPeople):
             confirm_report(report=said, actor="test", now=acme.clock.now)
+
+        # What Stripe said may name a customer, and goes with one who is erased.
+        assert entry.details
+        let_go(organization=acme.organization, customer=said.subscription.customer, by="x", now=acme.clock.now)
+        entry.refresh_from_db()
+        assert entry.details == {}
 
     def test_one_bad_customer_does_not_stop_the_rest(self, reporter: Reporter) -> None:
         for customer in ("first", "gone", "last"):

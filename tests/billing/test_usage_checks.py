@@ -128,7 +128,7 @@ class TestAgreement:
         reads.clear()
 
         assert count_reads() == two
-        assert len(list_checked_periods(organization=billed.organization, limit=99)) == 8
+        assert len(list_checked_periods(organization=billed.organization, now=NOVEMBER, limit=99)) == 8
 
 
 class TestTooLate:
@@ -174,6 +174,17 @@ class TestTooLate:
         settings_of(organization, adjustment_days=366)
         invoice(billed, utc(2027, 3, 3))
         assert check(billed, now=utc(2027, 3, 4)).differing == 0
+
+    def test_is_told_of_what_differed_before(self, billed: Seller) -> None:
+        invoice(billed, utc(2026, 12, 3))
+        october = BillingPeriod.objects.for_organization(billed.organization).filter(starts_at=utc(2026, 10, 1))
+        october.filter(subscription__customer__external_id="acme").update(billed_quantities=["10", "6", "7"])
+        for now in (utc(2027, 1, 31), utc(2027, 2, 2), utc(2027, 2, 3)):
+            assert check(billed, now=now).differing == 1
+
+        notices = Notice.objects.for_organization(billed.organization).order_by("pk")
+        told = notices.filter(type__startswith="usage.").values_list("type", "payload__customer", "payload__quantity")
+        assert list(told) == [("usage.mismatch", "acme", None), ("usage.unbilled", "acme", "-1")]
 
     def test_is_shown(self, billed: Seller, api: Api, client_for: Any, alice: User) -> None:
         invoice(billed, utc(2026, 12, 3))
