@@ -14,6 +14,7 @@ from rest_framework import serializers
 
 from billing.api.fields import IdempotencyKey, PeriodRead, period_json
 from billing.api.plan_serializers import decimal_text
+from billing.api.spend_serializers import StepAmountsRead
 from billing.domain.currencies import EXPONENTS
 from billing.domain.invoices import InvoiceContent, InvoiceLineContent
 from billing.domain.periods import BillingPeriod
@@ -142,7 +143,7 @@ class InvoiceRead(serializers.Serializer):
     created_at = serializers.DateTimeField()
 
 
-class InvoiceStepRead(serializers.Serializer):
+class InvoiceStepRead(StepAmountsRead):
     """What one rule added; the amounts of all steps add up to the line's."""
 
     kind = serializers.CharField(
@@ -152,12 +153,6 @@ class InvoiceStepRead(serializers.Serializer):
     )
     name = serializers.CharField(allow_null=True, help_text="Of an adjustment: the price, or the invoice's number.")
     line = serializers.IntegerField(allow_null=True, help_text="Of a credit: the position of what it gives back of.")
-    amount_minor = serializers.CharField(help_text="With fractions; negative where it takes away.")
-    from_quantity = serializers.CharField(allow_null=True, help_text="Counted after the included quantity.")
-    to_quantity = serializers.CharField(allow_null=True)
-    quantity = serializers.CharField(allow_null=True, help_text="Units; packages in a packages step.")
-    unit_amount = serializers.CharField(allow_null=True)
-    flat_amount = serializers.CharField(allow_null=True)
 
 
 class InvoiceLineRead(serializers.Serializer):

@@ -26,16 +26,21 @@ from metering.api.serializers import ExactText, Quantity
 MAX_USAGE = 1000
 
 
-class StepRead(serializers.Serializer):
-    """What one rule added; the amounts of all steps add up to the line's."""
+class StepAmountsRead(serializers.Serializer):
+    """What one step added, and by which quantities; the amounts of all steps add up to the line's."""
 
-    kind = serializers.ChoiceField(choices=[kind.value for kind in StepKind])
     amount_minor = serializers.CharField(help_text="With fractions; negative where it takes away.")
     from_quantity = serializers.CharField(allow_null=True, help_text="Counted after the included quantity.")
     to_quantity = serializers.CharField(allow_null=True)
     quantity = serializers.CharField(allow_null=True, help_text="Units; packages in a packages step.")
     unit_amount = serializers.CharField(allow_null=True)
     flat_amount = serializers.CharField(allow_null=True)
+
+
+class StepRead(StepAmountsRead):
+    """What one rule added; the amounts of all steps add up to the line's."""
+
+    kind = serializers.ChoiceField(choices=[kind.value for kind in StepKind])
 
 
 class ProjectedRead(serializers.Serializer):
